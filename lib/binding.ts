@@ -1,0 +1,91 @@
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { VLMambaError } from './errors.ts';
+
+/** Handles into native memory. Opaque here; native code knows them by their type tags. */
+export interface NativeDevice {
+  readonly __device: never;
+}
+export interface NativeBuffer {
+  readonly __buffer: never;
+}
+export interface NativeProgram {
+  readonly __program: never;
+}
+export interface NativeToken {
+  readonly __token: never;
+}
+
+/** One line of native/ops.def. */
+export interface OpSchema {
+  name: string;
+  inputs: string;
+  outputs: string;
+  attrs: string;
+}
+
+/** What native/addon.cc exports. Everything that returns a promise is done on the device's own thread, in order. */
+export interface Native {
+  schema(): OpSchema[];
+  machine(): { isa: string; threads: number };
+  open(threads: number): NativeDevice;
+  close(device: NativeDevice): Promise<void>;
+  token(): NativeToken;
+  cancel(token: NativeToken): void;
+  progress(token: NativeToken): number;
+  alloc(device: NativeDevice, bytes: number): Promise<NativeBuffer>;
+  free(buffer: NativeBuffer): void;
+  write(device: NativeDevice, buffer: NativeBuffer, offset: number, data: ArrayBufferView): Promise<void>;
+  read(device: NativeDevice, buffer: NativeBuffer, offset: number, bytes: number): Promise<ArrayBuffer>;
+  copy(
+    device: NativeDevice,
+    from: NativeBuffer,
+    fromOffset: number,
+    to: NativeBuffer,
+    toOffset: number,
+    bytes: number,
+  ): Promise<void>;
+  fill(device: NativeDevice, buffer: NativeBuffer, offset: number, bytes: number, value: number): Promise<void>;
+  load(
+    device: NativeDevice,
+    path: string,
+    identity: BigInt64Array,
+    segments: Float64Array,
+    buffers: NativeBuffer[],
+    token: NativeToken | null,
+  ): Promise<void>;
+  compile(device: NativeDevice, words: Int32Array, buffers: NativeBuffer[]): Promise<NativeProgram>;
+  drop(program: NativeProgram): void;
+  run(
+    device: NativeDevice,
+    program: NativeProgram,
+    inputs: ArrayBufferView[],
+    token: NativeToken | null,
+    borrow: boolean,
+    profile: boolean,
+  ): Promise<ArrayBuffer[]>;
+}
+
+/** The package's root: the folder that holds both lib/ (in a clone) and dist/ (what is published). */
+export const packageRoot = (): string => join(dirname(fileURLToPath(import.meta.url)), '..');
+
+let loaded: Native | undefined;
+
+/** Loads the addon the first time it is needed: a build of this clone, else the prebuilt one for this platform. */
+export function native(): Native {
+  if (loaded) return loaded;
+  const root = packageRoot();
+  try {
+    loaded = createRequire(import.meta.url)('node-gyp-build')(root) as Native;
+  } catch (cause) {
+    throw new VLMambaError(
+      'ERR_NO_BINARY',
+      `vl-mamba has no native binary for ${process.platform}-${process.arch} (Node ${process.versions.node}). ` +
+        'Looked in build/Release and prebuilds/ of the package. In a clone, run `npm run build`; installed from the ' +
+        'registry, this platform has no prebuilt binary: build from a clone of the repository.',
+      { cause, details: { platform: process.platform, arch: process.arch, root } },
+    );
+  }
+  return loaded;
+}

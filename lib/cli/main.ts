@@ -1,0 +1,107 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command, CommanderError, Option } from 'commander';
+import { packageRoot } from '../binding.ts';
+import { onInterrupt } from './interrupt.ts';
+import { report, status } from './report.ts';
+
+/** 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const interrupt = onInterrupt();
+  try {
+    await build(interrupt.signal).parseAsync(argv);
+    return interrupt.signal.aborted ? 130 : 0;
+  } catch (error) {
+    if (interrupt.signal.aborted) return 130;
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    report(error);
+    return status(error);
+  } finally {
+    interrupt.release();
+  }
+}
+
+export const version = (): string =>
+  (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version;
+
+function build(signal: AbortSignal): Command {
+  const program = new Command('vl-mamba')
+    .description('Answers questions about pictures, in this process, on the CPU.')
+    .version(version())
+    .exitOverride()
+    .showHelpAfterError('(vl-mamba --help shows what there is)')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  vl-mamba run ./model -i photo.jpg -p "What is in this picture?"
+  curl -s https://example.com/cat.png | vl-mamba run ./model -i - -p "What colour is it?"
+  vl-mamba chat ./model -i photo.jpg
+  vl-mamba doctor
+
+MODEL is a folder with config.json, model.safetensors and tokenizer.json.
+The answer goes to stdout, everything else to stderr.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
+    );
+
+  generating(program.command('run'))
+    .description('answer one question')
+    .argument('<model>', 'checkpoint folder')
+    .option('-i, --image <picture...>', 'file or URL of a picture, - for stdin')
+    .option('-p, --prompt <text>', 'the question; taken from stdin when absent and stdin is not a terminal')
+    .option('--raw', 'give the prompt to the model as it is, with <image> where a picture goes')
+    .option('--json', 'print one object: text, tokens, finishReason, usage, timings, device')
+    .option('--stats', 'say on stderr how long everything took')
+    .action(async (model, options) => (await import('./run.ts')).run(model, options, signal));
+
+  generating(program.command('chat'))
+    .description('a conversation: one line, one turn; /help lists what else you can type')
+    .argument('<model>', 'checkpoint folder')
+    .option('-i, --image <picture...>', 'pictures that the conversation begins with')
+    .option('--stats', 'say after each answer how long it took')
+    .action(async (model, options) => (await import('./chat.ts')).chat(model, options, signal));
+
+  program
+    .command('info')
+    .description('what a checkpoint folder holds, without loading it')
+    .argument('<model>', 'checkpoint folder')
+    .option('--json', 'print one object')
+    .action(async (model, options) => (await import('./info.ts')).info(model, options, signal));
+
+  program
+    .command('doctor')
+    .description('what this machine offers, and what is missing')
+    .option('--json', 'print one object')
+    .action(async (options) => (await import('./doctor.ts')).doctor(options));
+
+  loading(program.command('bench'))
+    .description('how fast a model runs here')
+    .argument('<model>', 'checkpoint folder')
+    .option('--tokens <n>', 'length of the prompt that is read', '512')
+    .option('--steps', 'list the time of every step of the programs')
+    .option('--json', 'print one object')
+    .action(async (model, options) => (await import('./bench.ts')).bench(model, options, signal));
+
+  for (const command of program.commands) command.exitOverride();
+  return program;
+}
+
+function loading(command: Command): Command {
+  return command
+    .addOption(new Option('--device <name>', 'auto, cpu').default('auto'))
+    .addOption(new Option('--dtype <name>', 'weights as auto (as stored), f32, bf16 or f16').default('auto'))
+    .option('--threads <n>', 'CPU threads (default: one for each core)')
+    .option('-q, --quiet', 'no progress, no notes');
+}
+
+function generating(command: Command): Command {
+  return loading(command)
+    .option('-n, --max-new-tokens <n>', 'longest answer, in tokens')
+    .option('--temperature <t>', '0 always takes the likeliest token (default), 1 draws as the model says')
+    .option('--top-k <k>', 'draw from the k likeliest tokens')
+    .option('--top-p <p>', 'draw from the fewest tokens that make up probability p')
+    .option('--min-p <p>', 'draw from tokens at least p times as likely as the likeliest')
+    .option('--repetition-penalty <x>', 'above 1: tokens that occurred become less likely')
+    .option('--seed <n>', 'the same seed draws the same answer')
+    .option('--stop <text...>', 'end the answer before this text');
+}

@@ -1,0 +1,243 @@
+import { type NativeBuffer, type NativeDevice, type NativeProgram, type NativeToken, native } from './binding.ts';
+import { rangeError, show, typeError, VLMambaError } from './errors.ts';
+import type { Graph } from './program.ts';
+import { type Dtype, dtypeBytes, numel, type Storage, type Tensor } from './tensor.ts';
+
+/** Native errors say `code`, `message` and, inside a program, `step`: they come back here on the caller's stack. */
+async function onStack<T>(promise: Promise<T>, graph?: Graph): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    const { code = 'ERR_INTERNAL', message, step } = error as { code?: string; message: string; step?: number };
+    const op = step === undefined ? undefined : graph?.opName(step);
+    const where = op && code !== 'ERR_CANCELLED' ? `[${op}] ` : '';
+    throw new VLMambaError(code, `${where}${message}`, { details: op ? { op, step } : {}, cause: error });
+  }
+}
+
+/** Memory on a device that outlives programs: weights, recurrent state. */
+export class DeviceBuffer implements Storage {
+  constructor(
+    readonly handle: NativeBuffer,
+    readonly bytes: number,
+    readonly name: string,
+  ) {}
+
+  /** Gives the memory back; programs that use it keep it until they are dropped. */
+  free(): void {
+    native().free(this.handle);
+  }
+}
+
+/**
+ * A flag that stops native work, and a count of what it has done. Bound to an AbortSignal it is cancelled with it; the
+ * error is then the signal's reason.
+ */
+export class CancelToken {
+  readonly handle: NativeToken = native().token();
+  readonly #signal: AbortSignal | undefined;
+  readonly #onAbort = () => this.cancel();
+
+  constructor(signal?: AbortSignal) {
+    this.#signal = signal;
+    if (signal?.aborted) this.cancel();
+    else signal?.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  cancel(): void {
+    native().cancel(this.handle);
+  }
+
+  /** Bytes done so far. */
+  get progress(): number {
+    return native().progress(this.handle);
+  }
+
+  /** Stops listening to the signal. */
+  release(): void {
+    this.#signal?.removeEventListener('abort', this.#onAbort);
+  }
+}
+
+export type RunInput = Float32Array | Int32Array | Uint8Array | Uint16Array;
+export type RunOutput = Float32Array | Int32Array | Uint8Array | Uint16Array;
+
+const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
+  f32: Float32Array,
+  f16: Uint16Array,
+  bf16: Uint16Array,
+  i32: Int32Array,
+  u8: Uint8Array,
+};
+
+/** What a step of a program took. */
+export interface StepProfile {
+  op: string;
+  /** Milliseconds. */
+  ms: number;
+  /** Bytes of the tensors it reads and writes, divided by the time: 10⁹ bytes a second. */
+  gbps: number;
+}
+
+export interface RunOptions {
+  token?: CancelToken | undefined;
+  /** Read the inputs in place instead of copying them: only for arrays that nobody else writes or transfers. */
+  borrow?: boolean;
+}
+
+/** A recorded program on its device, ready to run any number of times. */
+export class Program {
+  constructor(
+    readonly graph: Graph,
+    readonly device: Device,
+    readonly handle: NativeProgram,
+  ) {}
+
+  /** Runs once. Inputs and outputs go by the names they were recorded under. */
+  async run(inputs: Record<string, RunInput> = {}, options: RunOptions = {}): Promise<Record<string, RunOutput>> {
+    const results = await this.#start(inputs, options, false);
+    return Object.fromEntries(
+      this.graph.outputs.map(({ name, tensor }, i) => [name, new arrays[tensor.dtype](results[i]!)]),
+    );
+  }
+
+  /** Runs once and says what each step took. */
+  async profile(inputs: Record<string, RunInput> = {}): Promise<StepProfile[]> {
+    const results = await this.#start(inputs, {}, true);
+    const [ms, bytes] = results.slice(-2).map((buffer) => new Float64Array(buffer)) as [Float64Array, Float64Array];
+    return Array.from(ms, (time, i) => ({ op: this.graph.opName(i)!, ms: time, gbps: bytes[i]! / time / 1e6 }));
+  }
+
+  /** Gives back what the program holds on the device. */
+  drop(): void {
+    native().drop(this.handle);
+  }
+
+  toString(): string {
+    return String(this.graph);
+  }
+
+  #start(inputs: Record<string, RunInput>, { token, borrow = false }: RunOptions, profile: boolean) {
+    const list = this.graph.inputs.map(({ name, tensor }) => {
+      const array = inputs[name];
+      if (!(array instanceof arrays[tensor.dtype]))
+        throw typeError('ERR_ARG_TYPE', `input ${name} must be a ${arrays[tensor.dtype].name}, got ${show(array)}`);
+      if (array.length !== numel(tensor.shape))
+        throw rangeError(
+          'ERR_ARG_SHAPE',
+          `input ${name} must have ${numel(tensor.shape)} elements, got ${array.length}`,
+        );
+      return array;
+    });
+    return onStack(
+      native().run(this.device.handle, this.handle, list, token?.handle ?? null, borrow, profile),
+      this.graph,
+    );
+  }
+}
+
+/** A piece of a file and where it goes; see native/load.h. */
+export interface LoadSegment {
+  /** Bytes from the start of the file. */
+  offset: number;
+  elements: number;
+  from: Dtype;
+  to: Dtype;
+  /** neg_exp stores −eˣ: A_log becomes A. */
+  transform: 'none' | 'neg_exp';
+  buffer: DeviceBuffer;
+  /** Bytes from the start of the buffer. */
+  at: number;
+}
+
+export interface FileIdentity {
+  dev: bigint;
+  ino: bigint;
+  size: bigint;
+  mtimeNs: bigint;
+}
+
+const loadDtypes: readonly Dtype[] = ['f32', 'f16', 'bf16'];
+
+export interface DeviceOptions {
+  /** CPU threads; by default one for each physical core that the process may use. */
+  threads?: number;
+}
+
+/** A device: a thread that does what it is asked in order, and the memory it works on. */
+export class Device {
+  readonly name = 'cpu';
+  readonly handle: NativeDevice;
+  readonly threads: number;
+
+  constructor({ threads = 0 }: DeviceOptions = {}) {
+    if (!Number.isInteger(threads) || threads < 0 || threads > 1024)
+      throw rangeError('ERR_ARG_THREADS', `threads must be an integer from 1 to 1024, got ${show(threads)}`);
+    this.threads = threads || native().machine().threads;
+    this.handle = native().open(threads);
+  }
+
+  /** Zero-filled memory. */
+  async alloc(bytes: number, name: string): Promise<DeviceBuffer> {
+    return new DeviceBuffer(await onStack(native().alloc(this.handle, bytes)), bytes, name);
+  }
+
+  async compile(graph: Graph): Promise<Program> {
+    const { words, buffers } = graph.encode();
+    const handles = buffers.map((buffer) => (buffer as DeviceBuffer).handle);
+    return new Program(graph, this, await onStack(native().compile(this.handle, words, handles), graph));
+  }
+
+  /** Copies the array's bytes to a buffer, from `offset` bytes on. */
+  write(buffer: DeviceBuffer, data: RunInput, offset = 0): Promise<void> {
+    return onStack(native().write(this.handle, buffer.handle, offset, data));
+  }
+
+  read(buffer: DeviceBuffer, offset = 0, bytes = buffer.bytes - offset): Promise<ArrayBuffer> {
+    return onStack(native().read(this.handle, buffer.handle, offset, bytes));
+  }
+
+  copy(from: DeviceBuffer, fromOffset: number, to: DeviceBuffer, toOffset: number, bytes: number): Promise<void> {
+    return onStack(native().copy(this.handle, from.handle, fromOffset, to.handle, toOffset, bytes));
+  }
+
+  zero(buffer: DeviceBuffer, offset = 0, bytes = buffer.bytes - offset): Promise<void> {
+    return onStack(native().fill(this.handle, buffer.handle, offset, bytes, 0));
+  }
+
+  /** Reads pieces of a file whose header was read before; fails when it isn't the same file any more. */
+  load(
+    path: string,
+    { dev, ino, size, mtimeNs }: FileIdentity,
+    segments: LoadSegment[],
+    token?: CancelToken,
+  ): Promise<void> {
+    const buffers = [...new Set(segments.map((s) => s.buffer))];
+    const words = segments.flatMap((s) => [
+      s.offset,
+      s.elements,
+      loadDtypes.indexOf(s.from),
+      loadDtypes.indexOf(s.to),
+      s.transform === 'neg_exp' ? 1 : 0,
+      buffers.indexOf(s.buffer),
+      s.at,
+    ]);
+    const handles = buffers.map((buffer) => buffer.handle);
+    const identity = BigInt64Array.of(dev, ino, size, mtimeNs);
+    return onStack(
+      native().load(this.handle, path, identity, Float64Array.from(words), handles, token?.handle ?? null),
+    );
+  }
+
+  /** Cancels what runs, refuses what waits, and ends the thread. Idempotent. */
+  dispose(): Promise<void> {
+    return native().close(this.handle);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+}
+
+/** Bytes of a tensor with no gaps. */
+export const tensorBytes = (t: Tensor): number => numel(t.shape) * dtypeBytes(t.dtype);

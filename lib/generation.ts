@@ -1,0 +1,102 @@
+/** Why a text ended: a stop token or string, the number of tokens asked for, or a reader who left. */
+export type FinishReason = 'stop' | 'length' | 'abort';
+
+export interface Usage {
+  /** Tokens of text in the prompt. */
+  promptTokens: number;
+  /** Rows of pictures in the prompt. */
+  imageTokens: number;
+  completionTokens: number;
+}
+
+/** Milliseconds. */
+export interface Timings {
+  /** Reading, decoding and resizing the pictures. */
+  image: number;
+  /** Tower and connector. */
+  vision: number;
+  /** Reading the prompt, up to and with the first token. */
+  prefill: number;
+  /** From the call to the first token. */
+  firstToken: number;
+  /** All tokens after the first. */
+  decode: number;
+  total: number;
+  /** Tokens after the first, by the time they took. */
+  tokensPerSecond: number;
+}
+
+export interface GenerateResult {
+  text: string;
+  /** Ids, without the one that ended the text. */
+  tokens: number[];
+  finishReason: FinishReason;
+  usage: Usage;
+  timings: Timings;
+}
+
+/** Does the work: passes text on as it comes, ends early when told to leave, returns the result. */
+export type Producer = (emit: (text: string) => void, leave: AbortSignal) => Promise<GenerateResult>;
+
+/**
+ * A text that is being written. Iterate it for the pieces of text as they come, await it for the whole result, or both.
+ * Leaving the loop stops the work; the result then has what there was, with the finishReason 'abort'.
+ */
+export class Generation implements AsyncIterable<string>, PromiseLike<GenerateResult> {
+  readonly #result: Promise<GenerateResult>;
+  readonly #leave = new AbortController();
+  #text = '';
+  #done = false;
+  #wake: () => void = () => {};
+
+  constructor(produce: Producer) {
+    const emit = (text: string) => {
+      this.#text += text;
+      this.#wake();
+    };
+    this.#result = produce(emit, this.#leave.signal).finally(() => {
+      this.#done = true;
+      this.#wake();
+    });
+    // Whoever iterates or awaits gets the error; a generation that nobody looks at must not end the process.
+    this.#result.catch(() => {});
+  }
+
+  // biome-ignore lint/suspicious/noThenProperty: a generation is awaited for its result
+  then<A = GenerateResult, B = never>(
+    fulfilled?: ((result: GenerateResult) => A | PromiseLike<A>) | null,
+    rejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    return this.#result.then(fulfilled, rejected);
+  }
+
+  catch<B = never>(rejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<GenerateResult | B> {
+    return this.#result.catch(rejected);
+  }
+
+  finally(settled?: (() => void) | null): Promise<GenerateResult> {
+    return this.#result.finally(settled);
+  }
+
+  /** Text that no reader has taken yet comes in one piece, so a slow reader costs no memory. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
+    try {
+      for (;;) {
+        if (this.#text) {
+          const text = this.#text;
+          this.#text = '';
+          yield text;
+        } else if (this.#done) {
+          await this.#result;
+          return;
+        } else {
+          await new Promise<void>((resolve) => {
+            this.#wake = resolve;
+          });
+        }
+      }
+    } finally {
+      this.#leave.abort();
+    }
+  }
+}

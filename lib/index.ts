@@ -1,0 +1,13 @@
+export type { SayOptions } from './chat.ts';
+export { Chat } from './chat.ts';
+export type { ConnectorConfig, ModelConfig, TextConfig, VisionConfig } from './checkpoint/config.ts';
+export { type DeviceInfo, devices } from './devices.ts';
+export { VLMambaError } from './errors.ts';
+export type { FinishReason, GenerateResult, Timings, Usage } from './generation.ts';
+export { Generation } from './generation.ts';
+export type { ImageInput, RawPixels } from './image/preprocess.ts';
+export { type GenerateOptions, type LoadOptions, type LoadProgress, load, Model, type PromptOptions } from './model.ts';
+export type { EagerOptions, TensorData } from './ops/eager.ts';
+export { ops } from './ops/index.ts';
+export type { ContentPart, Message } from './text/prompt.ts';
+export type { SamplingOptions } from './sampling.ts';

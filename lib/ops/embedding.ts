@@ -1,0 +1,29 @@
+import type { Graph } from '../program.ts';
+import type { Tensor } from '../tensor.ts';
+import { expectDtype, expectRank, expectShape } from './check.ts';
+
+export interface EmbeddingInputs {
+  /** [b, l] i32: id ≥ 0 is a row of weight, id < 0 is row −1 − id of rows */
+  ids: Tensor;
+  /** [v, d] f32 | f16 | bf16 */
+  weight: Tensor;
+  /** [r, d] f32: vectors that stand for no word, e.g. a picture's */
+  rows?: Tensor | undefined;
+}
+
+/**
+ * y[b,l,:] = weight[ids[b,l],:], or a row of `rows` where the id is negative; [b, l, d] f32. A run with an id that has no
+ * row fails with ERR_OP_INDEX.
+ */
+export function embedding(g: Graph, { ids, weight, rows }: EmbeddingInputs): { y: Tensor } {
+  const op = 'embedding';
+  expectDtype(op, 'ids', ids, 'i32');
+  expectDtype(op, 'weight', weight, 'f32', 'f16', 'bf16');
+  expectDtype(op, 'rows', rows, 'f32');
+  const [b, l] = expectRank(op, 'ids', ids, 'b,l') as [number, number];
+  const [, d] = expectRank(op, 'weight', weight, 'v,d') as [number, number];
+  expectShape(op, 'rows', rows, 'r,d', [-1, d]);
+  const y = g.empty('f32', [b, l, d]);
+  g.push(op, { ids, weight, rows }, { y });
+  return { y };
+}

@@ -1,0 +1,388 @@
+// What JavaScript can call. lib/binding.ts has the types and says what each does.
+#include <napi.h>
+
+#include "cpu.h"
+#include "load.h"
+#include "node_device.h"
+#include "ops.h"
+
+namespace vlm {
+namespace {
+
+using Napi::CallbackInfo;
+
+[[noreturn]] void bad(const CallbackInfo& info, int i, const char* expected) {
+  throw Napi::TypeError::New(info.Env(), text("argument ", i, " must be ", expected));
+}
+
+int64_t integer(const CallbackInfo& info, int i) {
+  if (!info[i].IsNumber()) bad(info, i, "a number");
+  const double n = info[i].As<Napi::Number>().DoubleValue();
+  if (!(n >= 0 && n <= 9007199254740991.0) || n != static_cast<double>(static_cast<int64_t>(n)))
+    bad(info, i, "a whole number");
+  return static_cast<int64_t>(n);
+}
+
+// Handles: an External that owns a shared pointer, tagged with its type so that one can't be taken for another.
+template <class T>
+struct Tag;
+template <>
+struct Tag<NodeDevice> {
+  static constexpr napi_type_tag value = {0x564c4d01, 0x9d1cf2b4a6e84c11};
+  static constexpr const char* name = "a device";
+};
+template <>
+struct Tag<Buffer> {
+  static constexpr napi_type_tag value = {0x564c4d02, 0x9d1cf2b4a6e84c12};
+  static constexpr const char* name = "a buffer";
+};
+template <>
+struct Tag<Executable> {
+  static constexpr napi_type_tag value = {0x564c4d03, 0x9d1cf2b4a6e84c13};
+  static constexpr const char* name = "a program";
+};
+template <>
+struct Tag<Token> {
+  static constexpr napi_type_tag value = {0x564c4d04, 0x9d1cf2b4a6e84c14};
+  static constexpr const char* name = "a token";
+};
+
+template <class T>
+Napi::Value handle(Napi::Env env, std::shared_ptr<T> value) {
+  using Pointer = std::shared_ptr<T>;
+  auto external = Napi::External<Pointer>::New(env, new Pointer(std::move(value)), [](Napi::Env, Pointer* p) { delete p; });
+  napi_type_tag_object(env, external, &Tag<T>::value);
+  return external;
+}
+
+template <class T>
+std::shared_ptr<T>& slot(const CallbackInfo& info, int i, Napi::Value value) {
+  bool same = false;
+  if (!value.IsExternal() || napi_check_object_type_tag(info.Env(), value, &Tag<T>::value, &same) != napi_ok || !same)
+    bad(info, i, Tag<T>::name);
+  return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
+}
+
+template <class T>
+std::shared_ptr<T> pointer(const CallbackInfo& info, int i) {
+  auto& p = slot<T>(info, i, info[i]);
+  if (!p) throw to_js(info.Env(), "ERR_DISPOSED", text(Tag<T>::name, " was used after it was freed").c_str());
+  return p;
+}
+
+std::shared_ptr<Token> token_or_null(const CallbackInfo& info, int i) {
+  return info[i].IsUndefined() || info[i].IsNull() ? nullptr : pointer<Token>(info, i);
+}
+
+struct Bytes {
+  const std::byte* data;
+  size_t size;
+};
+
+Bytes bytes(const CallbackInfo& info, int i, Napi::Value value) {
+  if (!value.IsTypedArray()) bad(info, i, "a typed array");
+  auto array = value.As<Napi::TypedArray>();
+  if (array.ByteLength() == 0) return {nullptr, 0};
+  return {static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+}
+
+void check_range(const CallbackInfo& info, const Buffer& buffer, int64_t offset, int64_t count) {
+  const auto size = static_cast<int64_t>(buffer.bytes);
+  if (offset > size || count > size - offset)
+    throw Napi::RangeError::New(info.Env(), text("bytes ", offset, " to ", offset + count, " of a buffer of ", size));
+}
+
+Napi::Value undefined(Napi::Env env, Job&) { return env.Undefined(); }
+
+// schema() → [{ name, inputs, outputs, attrs }]
+Napi::Value Schema(const CallbackInfo& info) {
+  auto list = Napi::Array::New(info.Env(), kOpCount);
+  for (int i = 0; i < kOpCount; i++) {
+    auto op = Napi::Object::New(info.Env());
+    op.Set("name", kOps[i].name);
+    op.Set("inputs", kOps[i].inputs);
+    op.Set("outputs", kOps[i].outputs);
+    op.Set("attrs", kOps[i].attrs);
+    list.Set(i, op);
+  }
+  return list;
+}
+
+// open(threads) → device; 0 threads: as many as fit the machine
+Napi::Value Open(const CallbackInfo& info) {
+  const int64_t threads = integer(info, 0);
+  if (threads > 1024) bad(info, 0, "at most 1024 threads");
+  return handle(info.Env(), NodeDevice::open(info.Env(), open_cpu(threads ? int(threads) : default_threads())));
+}
+
+// close(device) → promise
+Napi::Value Close(const CallbackInfo& info) { return pointer<NodeDevice>(info, 0)->close(info.Env()); }
+
+// machine() → { isa, threads }
+Napi::Value Machine(const CallbackInfo& info) {
+  auto machine = Napi::Object::New(info.Env());
+  machine.Set("isa", isa_name(detect_isa()));
+  machine.Set("threads", default_threads());
+  return machine;
+}
+
+// token() → token; cancel(token); progress(token) → bytes
+Napi::Value MakeToken(const CallbackInfo& info) { return handle(info.Env(), std::make_shared<Token>()); }
+void Cancel(const CallbackInfo& info) { pointer<Token>(info, 0)->cancelled = true; }
+Napi::Value Progress(const CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(pointer<Token>(info, 0)->progress.load()));
+}
+
+// alloc(device, bytes) → promise of a zero-filled buffer; free(buffer)
+Napi::Value Alloc(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  const int64_t size = integer(info, 1);
+  auto made = std::make_shared<std::shared_ptr<Buffer>>();
+  return node->post(
+      info.Env(), nullptr,
+      [made, size, device = node->device()](Job& job) {
+        *made = device->alloc(static_cast<size_t>(size), job.failure);
+        return *made != nullptr;
+      },
+      [made](Napi::Env env, Job&) { return handle(env, std::move(*made)); });
+}
+void Free(const CallbackInfo& info) { slot<Buffer>(info, 0, info[0]).reset(); }
+
+// write(device, buffer, offset, typed array) → promise; the bytes are copied before the call returns
+Napi::Value Write(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  const auto buffer = pointer<Buffer>(info, 1);
+  const int64_t offset = integer(info, 2);
+  const Bytes from = bytes(info, 3, info[3]);
+  check_range(info, *buffer, offset, static_cast<int64_t>(from.size));
+  return node->post(
+      info.Env(), nullptr,
+      [buffer, offset, data = std::vector<std::byte>(from.data, from.data + from.size), device = node->device()](Job& job) {
+        return device->backend().write(static_cast<std::byte*>(buffer->memory) + offset, data.data(), data.size(),
+                                       job.failure);
+      },
+      undefined);
+}
+
+// read(device, buffer, offset, bytes) → promise of an ArrayBuffer
+Napi::Value Read(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  const auto buffer = pointer<Buffer>(info, 1);
+  const int64_t offset = integer(info, 2), count = integer(info, 3);
+  check_range(info, *buffer, offset, count);
+  auto data = std::make_shared<std::vector<std::byte>>();
+  return node->post(
+      info.Env(), nullptr,
+      [buffer, offset, count, data, device = node->device()](Job& job) {
+        data->resize(count);
+        return device->backend().read(data->data(), static_cast<std::byte*>(buffer->memory) + offset, data->size(),
+                                      job.failure);
+      },
+      [data](Napi::Env env, Job&) {
+        auto out = Napi::ArrayBuffer::New(env, data->size());
+        if (!data->empty()) std::copy(data->begin(), data->end(), static_cast<std::byte*>(out.Data()));
+        return out;
+      });
+}
+
+// copy(device, from, fromOffset, to, toOffset, bytes) → promise
+Napi::Value Copy(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  const auto from = pointer<Buffer>(info, 1), to = pointer<Buffer>(info, 3);
+  const int64_t from_offset = integer(info, 2), to_offset = integer(info, 4), count = integer(info, 5);
+  check_range(info, *from, from_offset, count);
+  check_range(info, *to, to_offset, count);
+  return node->post(
+      info.Env(), nullptr,
+      [=, device = node->device()](Job& job) {
+        return device->backend().copy(static_cast<std::byte*>(to->memory) + to_offset,
+                                      static_cast<std::byte*>(from->memory) + from_offset, count, job.failure);
+      },
+      undefined);
+}
+
+// fill(device, buffer, offset, bytes, value) → promise
+Napi::Value Fill(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  const auto buffer = pointer<Buffer>(info, 1);
+  const int64_t offset = integer(info, 2), count = integer(info, 3), value = integer(info, 4);
+  check_range(info, *buffer, offset, count);
+  return node->post(
+      info.Env(), nullptr,
+      [=, device = node->device()](Job& job) {
+        return device->backend().fill(static_cast<std::byte*>(buffer->memory) + offset, static_cast<int>(value & 255),
+                                      count, job.failure);
+      },
+      undefined);
+}
+
+// load(device, path, identity, segments, buffers, token) → promise
+// identity: BigInt64Array [dev, ino, size, mtimeNs]
+// segments: Float64Array, for each [offset, count, from, to, transform, buffer (index), at]
+Napi::Value Load(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  if (!info[1].IsString()) bad(info, 1, "a path");
+  const std::string path = info[1].As<Napi::String>();
+  const Bytes id = bytes(info, 2, info[2]), words = bytes(info, 3, info[3]);
+  constexpr size_t kFields = 7;
+  if (id.size != sizeof(FileIdentity)) bad(info, 2, "four 64-bit numbers");
+  if (words.size % (kFields * sizeof(double))) bad(info, 3, "seven numbers for each segment");
+  if (!info[4].IsArray()) bad(info, 4, "an array of buffers");
+  FileIdentity identity;
+  std::memcpy(&identity, id.data, sizeof identity);
+  const auto list = info[4].As<Napi::Array>();
+  std::vector<Segment> segments(words.size / (kFields * sizeof(double)));
+  for (size_t i = 0; i < segments.size(); i++) {
+    double f[kFields];
+    std::memcpy(f, words.data + i * sizeof f, sizeof f);
+    for (double x : f)
+      if (!(x >= 0 && x <= 9007199254740991.0)) bad(info, 3, "whole numbers");
+    if (f[2] > 2 || f[3] > 2 || f[4] > 1 || f[5] >= list.Length()) bad(info, 3, "segments that exist");
+    Segment& s = segments[i];
+    s = {int64_t(f[0]), int64_t(f[1]), Dtype(int(f[2])), Dtype(int(f[3])), Transform(int(f[4])),
+         slot<Buffer>(info, 4, list.Get(static_cast<uint32_t>(f[5]))), int64_t(f[6])};
+    if (!s.buffer || s.count > int64_t{1} << 44) bad(info, 4, "buffers that were not freed");
+    check_range(info, *s.buffer, s.at, s.count * dtype_bytes(s.to));
+  }
+  return node->post(
+      info.Env(), token_or_null(info, 5),
+      [path, identity, segments = std::move(segments), device = node->device()](Job& job) {
+        return load_file(device->backend(), path, identity, segments, *job.token, job.failure);
+      },
+      undefined);
+}
+
+// compile(device, words, buffers) → promise of a program
+Napi::Value Compile(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
+    bad(info, 1, "an Int32Array");
+  if (!info[2].IsArray()) bad(info, 2, "an array of buffers");
+  const Bytes words = bytes(info, 1, info[1]);
+  const auto list = info[2].As<Napi::Array>();
+  std::vector<std::shared_ptr<Buffer>> buffers;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    auto& buffer = slot<Buffer>(info, 2, list.Get(i));
+    if (!buffer) bad(info, 2, "buffers that were not freed");
+    buffers.push_back(buffer);
+  }
+  auto made = std::make_shared<std::shared_ptr<Executable>>();
+  return node->post(
+      info.Env(), nullptr,
+      [made, data = std::vector<std::byte>(words.data, words.data + words.size), buffers = std::move(buffers),
+       device = node->device()](Job& job) {
+        std::vector<int32_t> program(data.size() / sizeof(int32_t));
+        std::memcpy(program.data(), data.data(), program.size() * sizeof(int32_t));
+        *made = std::make_shared<Executable>(device, Program::decode(program.data(), program.size(), buffers));
+        return (*made)->prepare(job.failure);
+      },
+      [made](Napi::Env env, Job&) { return handle(env, std::move(*made)); });
+}
+
+// drop(program)
+void Drop(const CallbackInfo& info) { slot<Executable>(info, 0, info[0]).reset(); }
+
+struct Run {
+  std::vector<std::vector<std::byte>> copies, outputs;
+  std::vector<const void*> inputs;
+  std::vector<Napi::ObjectReference> borrowed;
+  std::vector<double> ms;
+};
+
+// run(device, program, inputs, token, borrow, profile) → promise of ArrayBuffers, one for each output; with profile,
+// two more: Float64Arrays' bytes of milliseconds and of bytes moved for each step. The inputs are copied before the call
+// returns, or, with borrow, read in place until the promise settles.
+Napi::Value RunProgram(const CallbackInfo& info) {
+  const auto node = pointer<NodeDevice>(info, 0);
+  const auto executable = pointer<Executable>(info, 1);
+  if (!info[2].IsArray()) bad(info, 2, "an array of typed arrays");
+  const bool borrow = info[4].ToBoolean(), profile = info[5].ToBoolean();
+  const auto list = info[2].As<Napi::Array>();
+  const Program& program = executable->program();
+  if (list.Length() != program.inputs.size())
+    throw Napi::RangeError::New(info.Env(), text("the program takes ", program.inputs.size(), " inputs, got ", list.Length()));
+  auto run = std::make_shared<Run>();
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const Bytes from = bytes(info, 2, list.Get(i));
+    const int64_t expected = program.tensors[program.inputs[i]].bytes;
+    if (static_cast<int64_t>(from.size) != expected)
+      throw Napi::RangeError::New(info.Env(), text("input ", i, " must be ", expected, " bytes, got ", from.size));
+    if (borrow) {
+      run->borrowed.push_back(Napi::Persistent(list.Get(i).As<Napi::Object>()));
+      run->inputs.push_back(from.data);
+    } else {
+      run->copies.emplace_back(from.data, from.data + from.size);
+      run->inputs.push_back(run->copies.back().data());
+    }
+  }
+  for (int32_t id : program.outputs) run->outputs.emplace_back(program.tensors[id].bytes);
+  if (profile) run->ms.resize(program.steps.size());
+  return node->post(
+      info.Env(), token_or_null(info, 3),
+      [run, executable](Job& job) {
+        std::vector<void*> outputs;
+        for (auto& out : run->outputs) outputs.push_back(out.data());
+        return executable->run(run->inputs, outputs, job.token->cancelled, run->ms.empty() ? nullptr : run->ms.data(),
+                               job.failure);
+      },
+      [run, executable](Napi::Env env, Job&) -> Napi::Value {
+        auto results = Napi::Array::New(env);
+        auto add = [&](const void* data, size_t size) {
+          auto out = Napi::ArrayBuffer::New(env, size);
+          if (size) std::memcpy(out.Data(), data, size);
+          results.Set(results.Length(), out);
+        };
+        for (const auto& out : run->outputs) add(out.data(), out.size());
+        if (!run->ms.empty()) {
+          std::vector<double> traffic;
+          for (size_t s = 0; s < run->ms.size(); s++)
+            traffic.push_back(static_cast<double>(executable->program().traffic(static_cast<int>(s))));
+          add(run->ms.data(), run->ms.size() * sizeof(double));
+          add(traffic.data(), traffic.size() * sizeof(double));
+        }
+        return results;
+      });
+}
+
+// No C++ exception may pass into Node: what isn't a JavaScript error yet becomes one here.
+template <auto function>
+auto guarded(const CallbackInfo& info) {
+  try {
+    return function(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const Error& e) {
+    throw to_js(info.Env(), e.code.c_str(), e.what(), e.step);
+  } catch (const std::bad_alloc&) {
+    throw to_js(info.Env(), "ERR_OUT_OF_MEMORY", "no memory left");
+  } catch (const std::exception& e) {
+    throw to_js(info.Env(), "ERR_INTERNAL", e.what());
+  }
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  exports.Set("schema", Napi::Function::New<guarded<Schema>>(env));
+  exports.Set("machine", Napi::Function::New<guarded<Machine>>(env));
+  exports.Set("open", Napi::Function::New<guarded<Open>>(env));
+  exports.Set("close", Napi::Function::New<guarded<Close>>(env));
+  exports.Set("token", Napi::Function::New<guarded<MakeToken>>(env));
+  exports.Set("cancel", Napi::Function::New<guarded<Cancel>>(env));
+  exports.Set("progress", Napi::Function::New<guarded<Progress>>(env));
+  exports.Set("alloc", Napi::Function::New<guarded<Alloc>>(env));
+  exports.Set("free", Napi::Function::New<guarded<Free>>(env));
+  exports.Set("write", Napi::Function::New<guarded<Write>>(env));
+  exports.Set("read", Napi::Function::New<guarded<Read>>(env));
+  exports.Set("copy", Napi::Function::New<guarded<Copy>>(env));
+  exports.Set("fill", Napi::Function::New<guarded<Fill>>(env));
+  exports.Set("load", Napi::Function::New<guarded<Load>>(env));
+  exports.Set("compile", Napi::Function::New<guarded<Compile>>(env));
+  exports.Set("drop", Napi::Function::New<guarded<Drop>>(env));
+  exports.Set("run", Napi::Function::New<guarded<RunProgram>>(env));
+  return exports;
+}
+
+}  // namespace
+}  // namespace vlm
+
+static Napi::Object InitAddon(Napi::Env env, Napi::Object exports) { return vlm::Init(env, exports); }
+NODE_API_MODULE(NODE_GYP_MODULE_NAME, InitAddon)

@@ -1,0 +1,57 @@
+#include "check.h"
+
+namespace vlm {
+
+std::string shape(const TensorArg& t) {
+  static constexpr const char* names[] = {"f32", "f16", "bf16", "i32", "u8"};
+  std::ostringstream out;
+  out << names[static_cast<int>(t.dtype)] << " [";
+  for (int i = 0; i < t.rank; i++) out << (i ? "," : "") << t.size[i];
+  out << "]";
+  return out.str();
+}
+
+void check_given(const TensorArg& t, const char* name) { CHECK(t, name, " is required"); }
+
+void check_dtype(const TensorArg& t, const char* name, Dtype dtype) {
+  CHECK(t.dtype == dtype, name, " must be ", shape({.dtype = dtype}).substr(0, 4), ", got ", shape(t));
+}
+
+void check_size(const TensorArg& t, const char* name, std::initializer_list<int64_t> size) {
+  bool same = t.rank == static_cast<int>(size.size());
+  int i = 0;
+  for (int64_t n : size) {
+    same = same && (n < 0 || t.size[i] == n);
+    i++;
+  }
+  if (same) return;
+  std::ostringstream want;
+  const char* comma = "";
+  for (int64_t n : size) {
+    want << comma << (n < 0 ? "*" : std::to_string(n));
+    comma = ",";
+  }
+  CHECK(false, name, " must be [", want.str(), "], got ", shape(t));
+}
+
+void check_rows(const TensorArg& t, const char* name) {
+  CHECK(t.rank > 0 && (t.stride[t.rank - 1] == 1 || t.size[t.rank - 1] <= 1), name,
+        " must be contiguous in its last dimension");
+}
+
+void check_contiguous(const TensorArg& t, const char* name) {
+  int64_t expected = 1;
+  for (int i = t.rank - 1; i >= 0; i--) {
+    CHECK(t.stride[i] == expected || t.size[i] <= 1, name, " must be contiguous");
+    expected *= t.size[i];
+  }
+}
+
+void check_plain(const TensorArg& t, const char* name, std::initializer_list<int64_t> size) {
+  if (!t) return;
+  check_dtype(t, name, Dtype::f32);
+  check_size(t, name, size);
+  check_contiguous(t, name);
+}
+
+}  // namespace vlm

@@ -1,0 +1,123 @@
+#include "device.h"
+
+#include <algorithm>
+
+namespace vlm {
+
+Device::Device(std::unique_ptr<Backend> backend, Done done) : backend_(std::move(backend)), done_(std::move(done)) {
+  thread_ = std::thread([this] { loop(); });
+}
+
+Device::~Device() {
+  join();
+  if (arena_) backend_->free(arena_, arena_bytes_);
+}
+
+void Device::post(std::unique_ptr<Job> job) {
+  {
+    std::lock_guard lock(lock_);
+    queue_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+}
+
+void Device::shut() {
+  {
+    std::lock_guard lock(lock_);
+    shut_ = true;
+    if (current_) current_->cancelled = true;
+  }
+  wake_.notify_one();
+}
+
+void Device::join() {
+  shut();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Device::loop() {
+  for (;;) {
+    std::unique_ptr<Job> job;
+    bool refuse;
+    {
+      std::unique_lock lock(lock_);
+      wake_.wait(lock, [&] { return shut_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      job = std::move(queue_.front());
+      queue_.pop_front();
+      refuse = shut_;
+      current_ = job->token;
+    }
+    if (refuse) {
+      job->failure.set("ERR_DISPOSED", "the device was disposed");
+    } else if (job->token->cancelled) {
+      job->failure.set("ERR_CANCELLED", "the run was cancelled");
+    } else {
+      try {
+        job->ok = job->work(*job);
+      } catch (const Error& e) {
+        job->failure.set(e.code.c_str(), e.what(), e.step);
+      } catch (const std::bad_alloc&) {
+        job->failure.set("ERR_OUT_OF_MEMORY", "no memory left");
+      } catch (const std::exception& e) {
+        job->failure.set("ERR_INTERNAL", e.what());
+      }
+    }
+    {
+      std::lock_guard lock(lock_);
+      current_.reset();
+    }
+    done_(std::move(job));
+  }
+}
+
+std::shared_ptr<Buffer> Device::alloc(size_t bytes, Failure& failure) {
+  void* memory = backend_->alloc(bytes, failure);
+  if (!memory) return nullptr;
+  // The buffer keeps the device, and so the backend that has to free it.
+  return {new Buffer{memory, bytes}, [device = shared_from_this()](Buffer* b) {
+            device->backend_->free(b->memory, b->bytes);
+            delete b;
+          }};
+}
+
+bool Device::reserve(size_t bytes, Failure& failure) {
+  bytes = std::max<size_t>(bytes, 64);  // an empty tensor still has an address: null means absent
+  if (bytes <= arena_bytes_) return true;
+  if (arena_) backend_->free(arena_, arena_bytes_);
+  arena_bytes_ = 0;
+  arena_ = backend_->alloc(bytes, failure);
+  if (arena_) arena_bytes_ = bytes;
+  return arena_ != nullptr;
+}
+
+Executable::~Executable() {
+  if (compiled_) device_->backend().destroy(compiled_);
+}
+
+bool Executable::prepare(Failure& failure) {
+  if (!device_->reserve(program_->arena_bytes, failure)) return false;
+  if (compiled_ && bound_to_ == device_->arena()) return true;
+  if (compiled_) device_->backend().destroy(compiled_);
+  bound_to_ = device_->arena();
+  program_->bind(bound_to_);
+  compiled_ = device_->backend().compile(program_->steps.data(), static_cast<int>(program_->steps.size()), failure);
+  return compiled_ != nullptr;
+}
+
+bool Executable::run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                     const std::atomic<bool>& cancel, double* ms, Failure& failure) {
+  if (!prepare(failure)) return false;
+  for (size_t i = 0; i < inputs.size(); i++) {
+    const auto& t = program_->tensors[program_->inputs[i]];
+    if (!device_->backend().write(t.arg.data, inputs[i], t.bytes, failure)) return false;
+  }
+  if (!device_->backend().run(compiled_, cancel, ms, failure)) return false;
+  for (size_t i = 0; i < outputs.size(); i++) {
+    const auto& t = program_->tensors[program_->outputs[i]];
+    if (!device_->backend().read(outputs[i], t.arg.data, t.bytes, failure)) return false;
+  }
+  return true;
+}
+
+}  // namespace vlm

@@ -1,0 +1,88 @@
+// A device with a thread of its own: what is asked of it is queued and done in order.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "backend.h"
+#include "program.h"
+
+namespace vlm {
+
+// Shared by a caller and the jobs it has queued: one flag stops them all, one counter says how far they are.
+struct Token {
+  std::atomic<bool> cancelled{false};
+  std::atomic<int64_t> progress{0};  // bytes
+};
+
+struct Job {
+  std::shared_ptr<Token> token = std::make_shared<Token>();
+  Failure failure;
+  bool ok = false;
+  std::function<bool(Job&)> work;    // on the device's thread; false after setting `failure`
+  std::function<void(Job&)> settle;  // where the device's owner chooses; not called when the device is torn down first
+};
+
+class Executable;
+
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  using Done = std::function<void(std::unique_ptr<Job>)>;
+
+  // `done` is called on the device's thread with every job that was taken up or refused.
+  Device(std::unique_ptr<Backend> backend, Done done);
+  ~Device();
+
+  void post(std::unique_ptr<Job> job);
+  // Cancels the job in progress and all that wait. No job is taken up any more; those waiting fail with ERR_DISPOSED.
+  void shut();
+  // shut(), and waits for the thread to end. Not from the device's own thread.
+  void join();
+
+  Backend& backend() { return *backend_; }
+  // The two below are called on the device's thread only.
+  std::shared_ptr<Buffer> alloc(size_t bytes, Failure&);
+  bool reserve(size_t arena_bytes, Failure&);
+  std::byte* arena() const { return static_cast<std::byte*>(arena_); }
+
+ private:
+  void loop();
+
+  std::unique_ptr<Backend> backend_;
+  Done done_;
+  std::mutex lock_;
+  std::condition_variable wake_;
+  std::deque<std::unique_ptr<Job>> queue_;
+  std::shared_ptr<Token> current_;
+  bool shut_ = false;
+  void* arena_ = nullptr;
+  size_t arena_bytes_ = 0;
+  std::thread thread_;
+};
+
+// A program on a device. All members are used on the device's thread only.
+class Executable {
+ public:
+  Executable(std::shared_ptr<Device> device, std::unique_ptr<Program> program)
+      : device_(std::move(device)), program_(std::move(program)) {}
+  ~Executable();
+
+  const Program& program() const { return *program_; }
+  bool prepare(Failure&);
+  // inputs: one address for each of the program's inputs; outputs likewise, each as large as its tensor. ms: null, or
+  // milliseconds for each step.
+  bool run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, const std::atomic<bool>& cancel,
+           double* ms, Failure&);
+
+ private:
+  std::shared_ptr<Device> device_;
+  std::unique_ptr<Program> program_;
+  std::byte* bound_to_ = nullptr;
+  void* compiled_ = nullptr;
+};
+
+}  // namespace vlm

@@ -1,0 +1,113 @@
+#include "node_device.h"
+
+namespace vlm {
+
+Napi::Error to_js(Napi::Env env, const char* code, const char* message, int step) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", Napi::String::New(env, code));
+  if (step >= 0) error.Set("step", Napi::Number::New(env, step));
+  return error;
+}
+
+std::shared_ptr<NodeDevice> NodeDevice::open(Napi::Env env, std::unique_ptr<Backend> backend) {
+  std::shared_ptr<NodeDevice> self(new NodeDevice);
+  self->env_ = env;
+  auto on_wake = [](napi_env env, napi_value, void* context, void*) {
+    if (env) static_cast<NodeDevice*>(context)->drain(env);
+  };
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "vl-mamba"), 0, 1, nullptr, nullptr,
+                                      self.get(), on_wake, &self->wake_) != napi_ok)
+    throw Error("ERR_INTERNAL", "cannot create a thread-safe function");
+  napi_unref_threadsafe_function(env, self->wake_);
+  NodeDevice* raw = self.get();
+  self->device_ = std::make_shared<Device>(std::move(backend), [raw](std::unique_ptr<Job> job) {
+    {
+      std::lock_guard lock(raw->lock_);
+      raw->done_.push_back(std::move(job));
+    }
+    napi_call_threadsafe_function(raw->wake_, nullptr, napi_tsfn_nonblocking);
+  });
+  // Hooks run last in, first out: registered after the thread-safe function, this one joins the thread while the
+  // function can still be called.
+  napi_add_env_cleanup_hook(env, at_exit, raw);
+  return self;
+}
+
+NodeDevice::~NodeDevice() { finish(); }
+
+void NodeDevice::at_exit(void* self) {
+  auto* device = static_cast<NodeDevice*>(self);
+  device->finish();
+  device->done_.clear();
+}
+
+void NodeDevice::finish() {
+  if (finished_) return;
+  finished_ = closed_ = true;
+  if (device_) device_->join();
+  if (wake_) {
+    napi_release_threadsafe_function(wake_, napi_tsfn_abort);
+    napi_remove_env_cleanup_hook(env_, at_exit, this);
+  }
+}
+
+Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work work, Result result) {
+  auto deferred = Napi::Promise::Deferred::New(env);
+  if (closed_) {
+    deferred.Reject(to_js(env, "ERR_DISPOSED", "the device was disposed").Value());
+    return deferred.Promise();
+  }
+  auto job = std::make_unique<Job>();
+  if (token) job->token = std::move(token);
+  job->work = std::move(work);
+  job->settle = [env, deferred, result = std::move(result), self = shared_from_this()](Job& job) {
+    if (!job.ok) {
+      deferred.Reject(to_js(env, job.failure.code, job.failure.message, job.failure.step).Value());
+      return;
+    }
+    try {
+      deferred.Resolve(result(env, job));
+    } catch (const Napi::Error& e) {
+      deferred.Reject(e.Value());
+    } catch (const std::exception& e) {
+      deferred.Reject(to_js(env, "ERR_INTERNAL", e.what()).Value());
+    }
+  };
+  if (pending_++ == 0) napi_ref_threadsafe_function(env, wake_);
+  device_->post(std::move(job));
+  return deferred.Promise();
+}
+
+void NodeDevice::drain(Napi::Env env) {
+  Napi::HandleScope scope(env);
+  const auto keep = shared_from_this();  // the last job may hold the last reference
+  std::deque<std::unique_ptr<Job>> done;
+  {
+    std::lock_guard lock(lock_);
+    done.swap(done_);
+  }
+  for (auto& job : done) {
+    job->settle(*job);
+    job.reset();
+    if (--pending_ == 0 && !finished_) napi_unref_threadsafe_function(env, wake_);
+  }
+  if (!closed_ || pending_ > 0 || finished_) return;
+  finish();
+  for (auto& deferred : closing_) deferred.Resolve(env.Undefined());
+  closing_.clear();
+}
+
+Napi::Promise NodeDevice::close(Napi::Env env) {
+  auto deferred = Napi::Promise::Deferred::New(env);
+  closed_ = true;
+  if (pending_ > 0) {
+    closing_.push_back(deferred);
+    device_->shut();
+  } else {
+    finish();
+    deferred.Resolve(env.Undefined());
+  }
+  return deferred.Promise();
+}
+
+}  // namespace vlm

@@ -1,0 +1,24 @@
+// y[b,c,p] = Σ_k ys[b,k,c,i], p the i-th patch that direction k visits (ops/directions.h), summed in the order of k:
+// what takes the sequences of cross_scan back to the grid ys: [b,k,c,h·w] f32   y: [b,c,h,w] f32   any strides
+#include "ops.h"
+#include "ops/cross.h"
+
+namespace vlm {
+
+static void cross_merge(const Step& step, Worker& w) {
+  visit_patches(step.out[0], step.in[0], w, [](int k, float* patch, const float* element, int64_t n) {
+    if (k == 0)
+      for (int64_t i = 0; i < n; i++) patch[i] = element[i];
+    else
+      for (int64_t i = 0; i < n; i++) patch[i] += element[i];
+  });
+}
+
+size_t prepare_cross_merge(const Step& step, int) {
+  check_cross(static_cast<Scan>(step.attr[0].i), step.out[0], "y", step.in[0], "ys");
+  return 0;
+}
+
+Kernel kernel_cross_merge(Isa) { return cross_merge; }
+
+}  // namespace vlm

@@ -1,0 +1,27 @@
+// xs[b,k,c,i] = x[b,c,p], p the i-th patch that direction k visits (ops/directions.h; VMamba, arXiv 2401.10166, has the
+// same four in another order)
+// x: [b,c,h,w] f32   xs: [b,k,c,h·w] f32   any strides
+#include <cstring>
+
+#include "ops.h"
+#include "ops/cross.h"
+
+namespace vlm {
+
+static void cross_scan(const Step& step, Worker& w) {
+  visit_patches(step.in[0], step.out[0], w, [](int, const float* patch, float* element, int64_t n) {
+    if (n == 1)
+      *element = *patch;
+    else
+      std::memcpy(element, patch, n * sizeof(float));
+  });
+}
+
+size_t prepare_cross_scan(const Step& step, int) {
+  check_cross(static_cast<Scan>(step.attr[0].i), step.in[0], "x", step.out[0], "xs");
+  return 0;
+}
+
+Kernel kernel_cross_scan(Isa) { return cross_scan; }
+
+}  // namespace vlm

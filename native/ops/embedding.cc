@@ -1,0 +1,88 @@
+// y[b,l,:] = weight[id,:] where id = ids[b,l] >= 0, and rows[-1-id,:] where it is negative
+// ids: [b,l] i32    weight: [v,d] f32 | f16 | bf16    y: [b,l,d] f32
+// rows: [r,d] f32, vectors that stand for no word: a picture's
+#define SIMD_FILE "ops/embedding.cc"
+#include <cstring>
+
+#include "ops/rows.h"
+#include "simd/foreach.h"
+#include "simd/vec.h"
+
+SIMD_BEGIN
+namespace vlm::SIMD {
+
+// Widens a row of 16-bit floats. The last, partial vector goes through a full one.
+template <class Load>
+SIMD_INLINE void widen(float* out, const uint16_t* in, int64_t d, Load load_half) {
+  int64_t j = 0;
+  for (; j + F::N <= d; j += F::N) store(out + j, load_half(in + j));
+  if (j == d) return;
+  uint16_t last[F::N] = {};
+  std::memcpy(last, in + j, (d - j) * sizeof *last);
+  store(out + j, load_half(last), static_cast<int>(d - j));
+}
+
+void embedding(const Step& step, Worker& w) {
+  const auto [ids, weight, rows] = step.inputs<3>();
+  const auto y = step.outputs<1>()[0];
+  const int64_t length = ids.size[1], d = weight.size[1], words = weight.size[0], extra = rows ? rows.size[0] : 0;
+  w.each(ids.numel(), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / length, l = i % length;
+      const int64_t id = ids.as<int32_t>()[b * ids.stride[0] + l * ids.stride[1]];
+      if (id >= words || -1 - id >= extra) {
+        w.fail("ERR_OP_INDEX", text("ids[", b, ",", l, "] is ", id, ": weight has ", words, " rows, rows has ", extra,
+                                    " (row r is id -1 - r)"));
+        return;
+      }
+      float* out = row(y, i);
+      if (id < 0) {
+        std::memcpy(out, row(rows, -1 - id), d * sizeof *out);
+      } else if (weight.dtype == Dtype::f32) {
+        std::memcpy(out, row(weight, id), d * sizeof *out);
+      } else {
+        const uint16_t* in = row<uint16_t>(weight, id);
+        if (weight.dtype == Dtype::bf16) {
+          widen(out, in, d, [](const uint16_t* p) { return load_bf16(p); });
+        } else {
+          widen(out, in, d, [](const uint16_t* p) { return load_f16(p); });
+        }
+      }
+    }
+  });
+}
+
+}  // namespace vlm::SIMD
+SIMD_END
+
+#if SIMD_ONCE
+namespace vlm {
+
+size_t prepare_embedding(const Step& step, int) {
+  const auto [ids, weight, rows] = step.inputs<3>();
+  const auto y = step.outputs<1>()[0];
+  check_given(ids, "ids");
+  check_dtype(ids, "ids", Dtype::i32);
+  check_size(ids, "ids", {-1, -1});
+  check_given(weight, "weight");
+  CHECK(weight.dtype == Dtype::f32 || weight.dtype == Dtype::f16 || weight.dtype == Dtype::bf16,
+        "weight must be f32, f16 or bf16, got ", shape(weight));
+  check_size(weight, "weight", {-1, -1});
+  check_rows(weight, "weight");
+  const int64_t d = weight.size[1];
+  if (rows) {
+    check_dtype(rows, "rows", Dtype::f32);
+    check_size(rows, "rows", {-1, d});
+    check_rows(rows, "rows");
+  }
+  check_given(y, "y");
+  check_dtype(y, "y", Dtype::f32);
+  check_size(y, "y", {ids.size[0], ids.size[1], d});
+  check_rows(y, "y");
+  return 0;
+}
+
+SIMD_KERNELS(embedding)
+
+}  // namespace vlm
+#endif

@@ -1,0 +1,75 @@
+// h_t = exp(dt_t·A)·h_{t-1} + dt_t·B_t·u_t,  y_t = (C_t·h_t + D·u_t)·silu(z_t),  dt = softplus(delta + delta_bias)
+// (Mamba, arXiv 2312.00752 §3, Alg. 2). Without delta_softplus dt = delta + delta_bias; channel c reads group c /
+// (d/g). u, delta, z, y: [b,d,l]   A: [d,n]   B, C: [b,g,n,l]   D, delta_bias: [d]   all f32 with any strides
+// initial_state, last_state: [b,d,n] f32, n contiguous; with slots, i32 [b], they are [slots,d,n] and row b is row
+// slots[b]. They may be the same memory. Without an initial state h starts at 0.
+#define SIMD_FILE "ops/selective_scan.cc"
+#include "ops/directions.h"
+#include "ops/slots.h"
+#include "simd/foreach.h"
+#include "simd/vec.h"
+#include "simd/math.h"
+#include "ops/block.h"
+#include "ops/scan_block.h"
+
+SIMD_BEGIN
+namespace vlm::SIMD {
+
+void selective_scan(const Step& step, Worker& w) {
+  const auto [u, delta, A, B, C, D, z, delta_bias, initial, slots] = step.inputs<10>();
+  const auto [y, last] = step.outputs<2>();
+  const bool positive = step.attr[0].i != 0;
+  const int64_t batch = u.size[0], length = u.size[2], n = A.size[1];
+  const int64_t groups = B.size[1], width = u.size[1] / groups, blocks = (width + F::N - 1) / F::N;
+  const size_t bytes = scan_scratch(kScanTile, n);
+  if (!slots_fit(slots, initial, last, w, w.scratch + bytes * w.nth)) return;
+  w.each(batch * groups * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / (groups * blocks), g = i / blocks % groups, lane = i % blocks * F::N, c = g * width + lane;
+      ScanBlock block(w.scratch + bytes * w.ith, kScanTile, n, width - lane);
+      block.set_rates(rows_at(A, c));
+      block.set_state(initial ? rows_at(initial, state_row(slots, b), c) : Rows{});
+      const F bias = block.per_channel(rows_at(delta_bias, c)), skip = block.per_channel(rows_at(D, c));
+      for (int64_t t = 0; t < length; t += kScanTile) {
+        const int64_t rows = length - t < kScanTile ? length - t : kScanTile;
+        block.enter(rows_at(delta, b, c, t), rows_at(u, b, c, t), rows, bias, positive, skip, false);
+        block.set_projections(rows_at(B, b, g, 0, t), rows_at(C, b, g, 0, t), rows);
+        block.advance(steps(rows));
+        block.leave(rows_at(z, b, c, t), 1.f, rows_at(y, b, c, t), rows);
+      }
+      if (last) block.get_state(rows_at(last, state_row(slots, b), c));
+    }
+  });
+}
+
+}  // namespace vlm::SIMD
+SIMD_END
+
+#if SIMD_ONCE
+namespace vlm {
+
+size_t prepare_selective_scan(const Step& step, int nth) {
+  const auto [u, delta, A, B, C, D, z, delta_bias, initial, slots] = step.inputs<10>();
+  const auto [y, last] = step.outputs<2>();
+  check_floats(u, "u", {-1, -1, -1});
+  const int64_t batch = u.size[0], channels = u.size[1], length = u.size[2];
+  check_floats(delta, "delta", {batch, channels, length});
+  check_floats(A, "A", {channels, -1});
+  const int64_t n = A.size[1];
+  CHECK(n >= 1 && n <= 256, "A must have 1 to 256 states, got ", n);
+  check_floats(B, "B", {batch, -1, n, length});
+  const int64_t groups = B.size[1];
+  check_floats(C, "C", {batch, groups, n, length});
+  CHECK(groups >= 1 && channels % groups == 0, "the groups of B must divide the ", channels, " channels, got ", groups);
+  if (D) check_floats(D, "D", {channels});
+  if (z) check_floats(z, "z", {batch, channels, length});
+  if (delta_bias) check_floats(delta_bias, "delta_bias", {channels});
+  check_state(initial, "initial_state", last, "last_state", slots, batch, channels, n);
+  check_floats(y, "y", {batch, channels, length});
+  return scan_scratch(kScanTile, n) * nth + slot_scratch(slots, initial, last, nth);
+}
+
+SIMD_KERNELS(selective_scan)
+
+}  // namespace vlm
+#endif

@@ -1,0 +1,268 @@
+// Inner products of rows, the heart of linear and patch_embed: sums[i,c] = Σ_j x[i,j] weight[c,j]. Included once for
+// each pass of foreach.h, after vec.h.
+//
+// Registers run along j, so weights are used as they are stored. A tile keeps the sums of a few rows of x with four
+// rows of weight in registers, and adds them across lanes at the end of a block of j. The rows of x of a tile are
+// packed side by side in a panel. A sum's order of additions depends on the width of the rows alone, so a row gives the
+// same bits alone, in a batch and on any thread.
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#ifndef VLM_DOT
+#define VLM_DOT
+namespace vlm {
+
+constexpr int kTileColumns = 4;
+constexpr int kBandRows = 192, kBandColumns = 64;  // a piece of work, which a core keeps in its L2 cache
+constexpr int64_t kPackRows = 1024;                // rows of x that are packed at a time
+constexpr int64_t kOwnRows = 4;  // so few that each thread packs them for itself: that is shorter than a barrier
+
+// Elements of a packed row: whole registers of every kind.
+constexpr int64_t packed_width(int64_t k) { return (k + 31) / 32 * 32; }
+
+// Scratch of products(): every thread's sums, then the panels.
+constexpr int64_t sums_bytes(int nth) { return static_cast<int64_t>(sizeof(float)) * kBandRows * kBandColumns * nth; }
+constexpr size_t products_scratch(int64_t m, int64_t k, int nth) {
+  const int64_t rows = m <= kOwnRows ? m * nth : m < kPackRows ? m : kPackRows;
+  return static_cast<size_t>(sums_bytes(nth) + rows * packed_width(k) * static_cast<int64_t>(sizeof(float)));
+}
+
+}  // namespace vlm
+#endif
+
+SIMD_BEGIN
+namespace vlm::SIMD {
+
+#if SIMD_AVX512 || SIMD_NEON
+constexpr int kTileRows = 6;
+#elif SIMD_AVX2
+constexpr int kTileRows = 3;
+#else
+constexpr int kTileRows = 1;
+#endif
+
+// out[0…3] += the sums over the lanes of a, b, c and d, each in the same order.
+#if SIMD_AVX512
+SIMD_INLINE void add_sums(float* out, F a, F b, F c, F d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+  const __m512d p = _mm512_castps_pd(ab), q = _mm512_castps_pd(cd);
+  const __m512 abcd =
+      _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), sums));
+}
+#elif SIMD_AVX2
+SIMD_INLINE void add_sums(float* out, F a, F b, F c, F d) {
+  const __m256 abcd = _mm256_hadd_ps(_mm256_hadd_ps(a.v, b.v), _mm256_hadd_ps(c.v, d.v));
+  const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), sums));
+}
+#elif SIMD_NEON
+SIMD_INLINE void add_sums(float* out, F a, F b, F c, F d) {
+  const float32x4_t sums = vpaddq_f32(vpaddq_f32(a.v, b.v), vpaddq_f32(c.v, d.v));
+  vst1q_f32(out, vaddq_f32(vld1q_f32(out), sums));
+}
+#else
+SIMD_INLINE void add_sums(float* out, F a, F b, F c, F d) {
+  out[0] += sum(a);
+  out[1] += sum(b);
+  out[2] += sum(c);
+  out[3] += sum(d);
+}
+#endif
+
+// How a row of x meets a row of weight, kStep elements of each at a time. X is what x is packed as; a tile takes at
+// most kBlock elements before it adds across lanes, so that its ten rows fit the L1 cache.
+struct DotF32 {
+  using X = float;
+  using W = float;
+  using V = F;
+  static constexpr int kStep = F::N, kBlock = 768;
+  static void pack(const float* x, int n, X* out) { store(out, n < F::N ? load(x, n) : load(x)); }
+  static V x(const X* p) { return load(p); }
+  static V w(const W* p) { return load(p); }
+  static V w(const W* p, int n) { return load(p, n); }
+  static F add(V x, V w, F sums) { return fma(x, w, sums); }
+};
+
+template <F (*Load)(const uint16_t*)>
+struct DotHalf : DotF32 {
+  using W = uint16_t;
+  static V w(const W* p) { return Load(p); }
+  static V w(const W* p, int n) {
+    W part[F::N] = {};
+    for (int i = 0; i < n; i++) part[i] = p[i];
+    return Load(part);
+  }
+};
+
+#if SIMD_BF16
+// Both sides bf16, two products a lane: x is rounded once, where it is packed.
+struct DotPairs {
+  using X = uint16_t;
+  using W = uint16_t;
+  using V = __m512i;
+  static constexpr int kStep = 32, kBlock = 1536;
+  static void pack(const float* x, int n, X* out) {
+    const int low = n < F::N ? n : F::N;
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(load(x + low, n - low).v, load(x, low).v);
+    std::memcpy(out, &rounded, sizeof rounded);
+  }
+  static V x(const X* p) { return _mm512_loadu_si512(p); }
+  static V w(const W* p) { return _mm512_loadu_si512(p); }
+  static V w(const W* p, int n) { return _mm512_maskz_loadu_epi16((1u << n) - 1, p); }
+  static F add(V x, V w, F sums) {
+    __m512bh a, b;
+    std::memcpy(&a, &x, sizeof a);
+    std::memcpy(&b, &w, sizeof b);
+    return {_mm512_dpbf16_ps(sums.v, a, b)};
+  }
+};
+#endif
+
+// f(D) for the D that multiplies with weights of this dtype.
+template <class Call>
+SIMD_INLINE void with_dot(Dtype weight, Call f) {
+  if (weight == Dtype::f32) return f(DotF32());
+  if (weight == Dtype::f16) return f(DotHalf<load_f16>());
+#if SIMD_BF16
+  f(DotPairs());
+#else
+  f(DotHalf<load_bf16>());
+#endif
+}
+
+// Into L2: the next tile's weights come from memory while this one is computed.
+SIMD_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
+
+template <class D, int R>
+SIMD_INLINE void add_column(const typename D::V* x, typename D::V w, F (*sums)[kTileColumns], int c) {
+  SIMD_UNROLL
+  for (int r = 0; r < R; r++) sums[r][c] = D::add(x[r], w, sums[r][c]);
+}
+
+// out[r * stride + c] += Σ_j x[r,j] w[c * ldw + j] for a panel of R rows of x, `columns` <= 4 rows of weight, k
+// elements.
+template <class D, int R>
+void tile(const typename D::X* x, const typename D::W* w, int64_t ldw, int columns, int64_t k, float* out,
+          int64_t stride) {
+  F sums[R][kTileColumns];
+  SIMD_UNROLL
+  for (int r = 0; r < R; r++) {
+    SIMD_UNROLL
+    for (int c = 0; c < kTileColumns; c++) sums[r][c] = zero();
+  }
+  // A weight row that doesn't exist is read as the one before it; nobody reads its sums.
+  const typename D::W* w1 = columns > 1 ? w + ldw : w;
+  const typename D::W* w2 = columns > 2 ? w1 + ldw : w1;
+  const typename D::W* w3 = columns > 3 ? w2 + ldw : w2;
+  const int64_t next = kTileColumns * ldw;
+  int64_t j = 0;
+  for (; j + D::kStep <= k; j += D::kStep, x += R * D::kStep) {
+    prefetch(w + next + j);
+    prefetch(w1 + next + j);
+    prefetch(w2 + next + j);
+    prefetch(w3 + next + j);
+    typename D::V a[R];
+    SIMD_UNROLL
+    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
+    add_column<D, R>(a, D::w(w + j), sums, 0);
+    add_column<D, R>(a, D::w(w1 + j), sums, 1);
+    add_column<D, R>(a, D::w(w2 + j), sums, 2);
+    add_column<D, R>(a, D::w(w3 + j), sums, 3);
+  }
+  if (j < k) {
+    const int n = static_cast<int>(k - j);
+    typename D::V a[R];
+    SIMD_UNROLL
+    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
+    add_column<D, R>(a, D::w(w + j, n), sums, 0);
+    add_column<D, R>(a, D::w(w1 + j, n), sums, 1);
+    add_column<D, R>(a, D::w(w2 + j, n), sums, 2);
+    add_column<D, R>(a, D::w(w3 + j, n), sums, 3);
+  }
+  SIMD_UNROLL
+  for (int r = 0; r < R; r++) add_sums(out + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
+}
+
+template <class D, int R = kTileRows>
+SIMD_INLINE void tile_of(int rows, const typename D::X* x, const typename D::W* w, int64_t ldw, int columns, int64_t k,
+                         float* out, int64_t stride) {
+  if constexpr (R > 1)
+    if (rows < R) return tile_of<D, R - 1>(rows, x, w, ldw, columns, k, out, stride);
+  tile<D, R>(x, w, ldw, columns, k, out, stride);
+}
+
+// The sums of m packed rows of x with n rows of weight, piece by piece.
+template <class D, class Done>
+void multiply(Worker& w, int64_t m, int64_t n, int64_t k, const typename D::X* panels, const typename D::W* weight,
+              int64_t ldw, Done done) {
+  float* sums = reinterpret_cast<float*>(w.scratch + sums_bytes(1) * w.ith);
+  const auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t width = packed_width(k);
+  const int64_t bands = ceil(m, kBandRows), height = ceil(ceil(m, bands), kTileRows) * kTileRows;
+  // Narrower where there are few pieces, so that the threads end together.
+  int64_t columns = ceil(n * bands / (8 * w.nth), kTileColumns) * kTileColumns;
+  columns = columns < kTileColumns ? kTileColumns : columns > kBandColumns ? kBandColumns : columns;
+  const int64_t block = k > 0 ? ceil(ceil(k, ceil(k, D::kBlock)), D::kStep) * D::kStep : 1;
+  w.each(ceil(n, columns) * bands, 1, [&](int64_t piece, int64_t) {
+    const int64_t top = piece % bands * height, left = piece / bands * columns;
+    const int64_t rows = m - top < height ? m - top : height, wide = n - left < columns ? n - left : columns;
+    std::memset(sums, 0, sizeof(float) * static_cast<size_t>(rows * columns));
+    // With a single panel nothing is read twice, and four rows of weight from end to end are the longest streams.
+    const int64_t group = rows <= kTileRows ? kTileColumns : wide;
+    for (int64_t g = 0; g < wide; g += group)
+      for (int64_t j = 0; j < k; j += block)
+        for (int64_t i = 0; i < rows; i += kTileRows) {
+          const int some = static_cast<int>(rows - i < kTileRows ? rows - i : kTileRows);
+          const auto* x = panels + (top + i) * width + j * some;
+          for (int64_t c = g; c < g + group && c < wide; c += kTileColumns)
+            tile_of<D>(some, x, weight + (left + c) * ldw + j, ldw, static_cast<int>(wide - c),
+                       k - j < block ? k - j : block, sums + i * columns + c, columns);
+        }
+    for (int64_t i = 0; i < rows; i++) done(top + i, left, wide, sums + i * columns);
+  });
+}
+
+// x(i) is row i of m, k floats; weight has n rows, ldw elements apart. done(i, first, count, sums) receives the sums of
+// row i with the weight rows first … first + count, every one once. Needs products_scratch().
+template <class D, class Row, class Done>
+void products(Worker& w, int64_t m, int64_t n, int64_t k, Row x, const typename D::W* weight, int64_t ldw, Done done) {
+  using X = typename D::X;
+  const int64_t width = packed_width(k);
+  X* panels = reinterpret_cast<X*>(w.scratch + sums_bytes(w.nth));
+  if (m <= kOwnRows) panels += m * width * w.ith;
+  for (int64_t first = 0; first < m; first += kPackRows) {
+    const int64_t rows = m - first < kPackRows ? m - first : kPackRows;
+    const auto pack = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t top = i / kTileRows * kTileRows, high = rows - top < kTileRows ? rows - top : kTileRows;
+        const float* from = x(first + i);
+        X* to = panels + top * width + (i - top) * D::kStep;
+        for (int64_t j = 0; j < k; j += D::kStep)
+          D::pack(from + j, static_cast<int>(k - j < D::kStep ? k - j : D::kStep), to + j * high);
+      }
+    };
+    if (m <= kOwnRows) {
+      pack(0, m);
+    } else {
+      if (first > 0) w.sync();
+      w.each(rows, kTileRows, pack);
+      w.sync();
+    }
+    multiply<D>(w, rows, n, k, panels, weight, ldw,
+                [&](int64_t i, int64_t c, int64_t count, const float* sums) { done(first + i, c, count, sums); });
+  }
+}
+
+}  // namespace vlm::SIMD
+SIMD_END

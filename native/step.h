@@ -1,0 +1,70 @@
+// What an op sees of a program: tensors that are already addresses, and attributes. Plain data, shared with the CUDA library.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace vlm {
+
+enum class Dtype : int32_t { f32, f16, bf16, i32, u8 };
+constexpr int kDtypes = 5;
+constexpr int64_t dtype_bytes(Dtype t) { return t == Dtype::u8 ? 1 : t == Dtype::f16 || t == Dtype::bf16 ? 2 : 4; }
+
+// The values of every `activation` attribute, in the order ops.def spells them.
+enum class Activation : int32_t { none, silu, gelu, gelu_pytorch_tanh, quick_gelu };
+// The values of every `scan` attribute (VL-Mamba §3.2, Fig. 3): bsm has two directions, csm four.
+enum class Scan : int32_t { bsm, csm };
+constexpr int scan_directions(Scan s) { return s == Scan::bsm ? 2 : 4; }
+
+constexpr int kMaxRank = 5;
+constexpr int kMaxInputs = 12;
+constexpr int kMaxOutputs = 3;
+constexpr int kMaxAttrs = 8;
+
+struct TensorArg {
+  void* data = nullptr;  // null: an optional argument that was not given
+  Dtype dtype = Dtype::f32;
+  int32_t rank = 0;
+  std::array<int64_t, kMaxRank> size{};
+  std::array<int64_t, kMaxRank> stride{};  // in elements
+
+  explicit operator bool() const { return data != nullptr; }
+  template <class T>
+  T* as() const { return static_cast<T*>(data); }
+  float* f32() const { return as<float>(); }
+  int64_t numel() const {
+    int64_t n = 1;
+    for (int i = 0; i < rank; i++) n *= size[i];
+    return n;
+  }
+};
+
+union Attr {
+  int32_t i;
+  float f;
+};
+
+struct Step {
+  int32_t op = 0;
+  std::array<TensorArg, kMaxInputs> in;
+  std::array<TensorArg, kMaxOutputs> out;
+  std::array<Attr, kMaxAttrs> attr{};
+
+  // auto [x, weight, bias] = step.inputs<3>();  in the order of ops.def
+  template <int N>
+  std::array<TensorArg, N> inputs() const { return head<N>(in); }
+  template <int N>
+  std::array<TensorArg, N> outputs() const { return head<N>(out); }
+
+ private:
+  template <int N, size_t M>
+  static std::array<TensorArg, N> head(const std::array<TensorArg, M>& all) {
+    static_assert(N <= static_cast<int>(M));
+    std::array<TensorArg, N> some;
+    for (int i = 0; i < N; i++) some[i] = all[i];
+    return some;
+  }
+};
+
+}  // namespace vlm

@@ -1,0 +1,43 @@
+// One of the threads that walk a program together. Every thread runs every step; `each` hands out the work.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace vlm {
+
+// What the threads of one run share. The pool owns it; ops see it through Worker.
+struct Team {
+  std::atomic<int64_t> next{0};  // the next item nobody has claimed; reset at every barrier
+  virtual ~Team() = default;
+  virtual void barrier() = 0;
+  virtual void fail(const char* code, std::string message) = 0;  // the first failure of a run wins
+};
+
+struct Worker {
+  Team& team;
+  int ith, nth;
+  std::byte* scratch;  // as many bytes as the op's prepare() asked for, shared by the threads, 64-byte aligned
+
+  // Calls f(begin, end) for pieces of [0, count) of at most `grain` items until none is left. Which thread gets which
+  // piece varies from run to run, so an item's result must not depend on its piece. Two calls in one op need sync()
+  // between them.
+  template <class F>
+  void each(int64_t count, int64_t grain, F&& f) {
+    for (;;) {
+      const int64_t begin = team.next.fetch_add(grain, std::memory_order_relaxed);
+      if (begin >= count) return;
+      f(begin, begin + grain < count ? begin + grain : count);
+    }
+  }
+
+  // Waits for the other threads: what they wrote before is visible after.
+  void sync() { team.barrier(); }
+
+  // Ends the run with an error at the next barrier (kernels never throw). The op returns as usual afterwards.
+  void fail(const char* code, std::string message) { team.fail(code, std::move(message)); }
+};
+
+}  // namespace vlm

@@ -1,0 +1,94 @@
+import * as assert from 'uvu/assert';
+import { Device, type RunInput } from '../lib/device.ts';
+import { Graph } from '../lib/program.ts';
+import type { Dtype, Tensor } from '../lib/tensor.ts';
+
+/** Lengths around every vector width and tile, and those of the real towers. */
+export const hardLengths = [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 129, 255, 257, 729, 1025, 2500];
+
+/** A seeded generator of doubles in [0, 1): mulberry32. */
+export function random(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** `n` floats, uniform in [low, high). */
+export function floats(seed: number, n: number, low = -1, high = 1): Float32Array {
+  const next = random(seed);
+  return Float32Array.from({ length: n }, () => low + (high - low) * next());
+}
+
+export function relL2(got: ArrayLike<number>, want: ArrayLike<number>): number {
+  if (got.length !== want.length) return Number.POSITIVE_INFINITY;
+  let error = 0;
+  let norm = 0;
+  for (let i = 0; i < want.length; i++) {
+    error += (got[i]! - want[i]!) ** 2;
+    norm += want[i]! ** 2;
+  }
+  return Math.sqrt(error / Math.max(norm, 1e-30));
+}
+
+/** Relative L2 error; a NaN or infinity that isn't in both fails first. */
+export function close(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number, what: string): void {
+  assert.is(got.length, want.length, `${what}: length`);
+  for (let i = 0; i < want.length; i++)
+    if (!Number.isFinite(want[i]!) || !Number.isFinite(got[i]!))
+      assert.ok(Object.is(Math.fround(want[i]!), got[i]), `${what}: [${i}] is ${got[i]}, expected ${want[i]}`);
+  const error = relL2(got, want);
+  assert.ok(error <= tolerance, `${what}: relative L2 error ${error.toExponential(2)} > ${tolerance}`);
+}
+
+/** Equal bytes. */
+export function same(got: ArrayBufferView, want: ArrayBufferView, what: string): void {
+  const bytes = (a: ArrayBufferView) => Buffer.from(a.buffer, a.byteOffset, a.byteLength);
+  assert.is(bytes(got).compare(bytes(want)), 0, `${what}: bytes differ`);
+}
+
+/** The thrown error, for its code and message. */
+export async function failure(
+  run: () => unknown,
+): Promise<Error & { code: string; details?: Record<string, unknown> }> {
+  try {
+    await run();
+  } catch (error) {
+    return error as Error & { code: string };
+  }
+  throw new Error('expected an error, nothing was thrown');
+}
+
+const open = new Map<number, Device>();
+
+/** A CPU device with a given number of threads, shared by a test file. */
+export function device(threads = 2): Device {
+  if (!open.has(threads)) open.set(threads, new Device({ threads }));
+  return open.get(threads)!;
+}
+
+export interface Argument {
+  dtype?: Dtype;
+  shape: number[];
+  data: RunInput;
+}
+
+/** Records a program over the arguments, runs it on a device, returns its outputs. */
+export async function run(
+  args: Record<string, Argument>,
+  record: (g: Graph, t: Record<string, Tensor>) => Record<string, Tensor | undefined>,
+  on: Device = device(),
+): Promise<Record<string, Float32Array>> {
+  const g = new Graph();
+  const tensors = Object.fromEntries(
+    Object.entries(args).map(([name, { dtype = 'f32', shape }]) => [name, g.input(name, dtype, shape)]),
+  );
+  for (const [name, tensor] of Object.entries(record(g, tensors))) if (tensor) g.output(name, tensor);
+  const program = await on.compile(g);
+  const results = await program.run(Object.fromEntries(Object.entries(args).map(([name, { data }]) => [name, data])));
+  program.drop();
+  return results as Record<string, Float32Array>;
+}

@@ -1,0 +1,71 @@
+/**
+ * npm test [-- WORDS…]: runs every test/**\/*.test.ts (or those whose path holds one of the words), each in a process of
+ * its own, so that a crash in native code fails one file and not the run. Ends with `N passed, N failed, N skipped`.
+ */
+import { spawn } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const words = process.argv.slice(2);
+const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.test.ts'))
+  .map((file) => join('test', file))
+  .filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
+  .sort();
+
+const LIMIT_MS = 300_000;
+
+interface Outcome {
+  passed: number;
+  failed: number;
+  skipped: number;
+  output: string;
+}
+
+function runFile(file: string): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', file], {
+      cwd: root,
+      env: { ...process.env, FORCE_COLOR: '0' },
+    });
+    let output = '';
+    child.stdout.on('data', (data) => (output += data));
+    child.stderr.on('data', (data) => (output += data));
+    const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      const count = (word: string) => Number(new RegExp(`${word}:\\s+(\\d+)`).exec(output)?.[1] ?? Number.NaN);
+      const total = count('Total');
+      const passed = count('Passed');
+      const skipped = count('Skipped');
+      if (Number.isNaN(total)) {
+        const how = signal ? `ended by ${signal}` : `exited with ${code} before its summary`;
+        resolve({ passed: 0, failed: 1, skipped: 0, output: `${output}\n${file} ${how}` });
+        return;
+      }
+      const failed = Math.max(total - passed - skipped, code === 0 ? 0 : 1);
+      resolve({ passed, failed, skipped, output });
+    });
+  });
+}
+
+const total = { passed: 0, failed: 0, skipped: 0 };
+const queue = [...files];
+async function worker(): Promise<void> {
+  for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+    const start = performance.now();
+    const { passed, failed, skipped, output } = await runFile(file);
+    total.passed += passed;
+    total.failed += failed;
+    total.skipped += skipped;
+    const seconds = ((performance.now() - start) / 1000).toFixed(1);
+    console.log(`${failed ? 'FAIL' : 'ok  '} ${relative('test', file)}  ${passed} passed  ${seconds} s`);
+    if (failed) console.log(output);
+  }
+}
+await Promise.all(Array.from({ length: Math.min(2, availableParallelism()) }, worker));
+console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
+process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
