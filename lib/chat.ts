@@ -3,9 +3,9 @@ import { VLMambaError } from './errors.ts';
 import { type GenerateResult, Generation } from './generation.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import type { ReadPrompt, WriteRequest } from './model.ts';
-import { continueMessages, fromMessages, type Message } from './text/prompt.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import type { Sequence } from './sequence.ts';
+import { continueMessages, fromMessages, type Message } from './text/prompt.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 
 export interface SayOptions extends SamplingOptions {

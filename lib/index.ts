@@ -9,5 +9,5 @@ export type { ImageInput, RawPixels } from './image/preprocess.ts';
 export { type GenerateOptions, type LoadOptions, type LoadProgress, load, Model, type PromptOptions } from './model.ts';
 export type { EagerOptions, TensorData } from './ops/eager.ts';
 export { ops } from './ops/index.ts';
-export type { ContentPart, Message } from './text/prompt.ts';
 export type { SamplingOptions } from './sampling.ts';
+export type { ContentPart, Message } from './text/prompt.ts';

@@ -1,9 +1,10 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Chat } from './chat.ts';
-import { readChatTemplate } from './text/chat_template.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type GenerationConfig, type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
+import { readSmallFile } from './checkpoint/regular_file.ts';
+import { parseJsonData } from './checkpoint/strict_json.ts';
 import { CancelToken, Device } from './device.ts';
 import { cudaReason } from './devices.ts';
 import { Engine } from './engine.ts';
@@ -12,11 +13,10 @@ import { type GenerateResult, Generation } from './generation.ts';
 import { type ImageInput, type PreprocessConfig, parsePreprocessConfig, pixels } from './image/preprocess.ts';
 import { resizeOn } from './image/resize.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
-import { fromMessages, fromPrompt, type Message, type Piece } from './text/prompt.ts';
-import { readSmallFile } from './checkpoint/regular_file.ts';
 import { resolveSampling, type Sampling, type SamplingOptions } from './sampling.ts';
 import { Sequence, Written } from './sequence.ts';
-import { parseJsonData } from './checkpoint/strict_json.ts';
+import { readChatTemplate } from './text/chat_template.ts';
+import { fromMessages, fromPrompt, type Message, type Piece } from './text/prompt.ts';
 import { loadTokenizer, type Tokenizer } from './text/tokenizer.ts';
 import { bytesToRead, loadWeights } from './weights.ts';
 
@@ -184,7 +184,10 @@ export class Model {
   }
 
   /** What the connector hands over for a picture: [rows, d_lm]. */
-  async imageEmbeds(image: ImageInput, { signal }: { signal?: AbortSignal } = {}): Promise<{ data: Float32Array; shape: number[] }> {
+  async imageEmbeds(
+    image: ImageInput,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<{ data: Float32Array; shape: number[] }> {
     const { data } = await this.pixels(image, { signal });
     return this.#cancellable([signal], async (token) => ({
       data: await this.#engine.pictureEmbeds(data, token),
@@ -193,7 +196,10 @@ export class Model {
   }
 
   /** What the encoder reads of a picture: [3, H, W]. */
-  async pixels(image: ImageInput, { signal }: { signal?: AbortSignal } = {}): Promise<{ data: Float32Array; shape: number[] }> {
+  async pixels(
+    image: ImageInput,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<{ data: Float32Array; shape: number[] }> {
     this.#open();
     if (!this.#preprocess)
       throw new VLMambaError('ERR_NO_VISION', 'this checkpoint only reads text: it has no vision_config');
@@ -409,7 +415,10 @@ export async function checkFolder(path: string): Promise<void> {
     throw new VLMambaError('ERR_CKPT_NOT_FOUND', `${path}: no such folder`, { cause });
   });
   if (!found.isDirectory())
-    throw new VLMambaError('ERR_CKPT_NOT_FOUND', `${path}: is not a folder; a model is the folder that holds config.json`);
+    throw new VLMambaError(
+      'ERR_CKPT_NOT_FOUND',
+      `${path}: is not a folder; a model is the folder that holds config.json`,
+    );
 }
 
 async function readPreprocessConfig(dir: string, imageSize: number): Promise<PreprocessConfig> {

@@ -87,13 +87,20 @@ void NodeDevice::drain(Napi::Env env) {
     done.swap(done_);
   }
   for (auto& job : done) {
-    job->settle(*job);
+    try {
+      job->settle(*job);
+    } catch (const Napi::Error&) {
+      // The environment is being torn down and takes no more values.
+    }
     job.reset();
     if (--pending_ == 0 && !finished_) napi_unref_threadsafe_function(env, wake_);
   }
   if (!closed_ || pending_ > 0 || finished_) return;
   finish();
-  for (auto& deferred : closing_) deferred.Resolve(env.Undefined());
+  try {
+    for (auto& deferred : closing_) deferred.Resolve(env.Undefined());
+  } catch (const Napi::Error&) {
+  }
   closing_.clear();
 }
 

@@ -80,7 +80,6 @@ bool Pool::run(const std::vector<PreparedStep>& steps, std::byte* scratch, const
   failure_ = {};
   stop_ = cancel.load();
   next.store(0);
-  current_ = 0;
   run_.fetch_add(1, std::memory_order_release);
   run_.notify_all();
   walk(0);
@@ -89,7 +88,7 @@ bool Pool::run(const std::vector<PreparedStep>& steps, std::byte* scratch, const
     return false;
   }
   if (stop_) {
-    failure.set("ERR_CANCELLED", "the run was cancelled", current_);
+    failure.set("ERR_CANCELLED", "the run was cancelled");
     return false;
   }
   return true;
@@ -99,11 +98,10 @@ void Pool::walk(int ith) {
   flush_subnormals();
   using Clock = std::chrono::steady_clock;
   auto start = Clock::now();
-  Worker worker{*this, ith, nth_, scratch_};
   const int count = static_cast<int>(steps_->size());
   for (int s = 0; s < count && !stop_; s++) {
-    if (ith == 0) current_.store(s, std::memory_order_relaxed);
     const auto& [step, kernel] = (*steps_)[s];
+    Worker worker{*this, ith, nth_, s, scratch_};
     kernel(step, worker);
     barrier();
     if (ith == 0 && ms_) {
@@ -125,10 +123,10 @@ void Pool::barrier() {
   if (nth_ > 1) phase_.notify_all();
 }
 
-void Pool::fail(const char* code, std::string message) {
+void Pool::fail(int step, const char* code, const std::string& message) {
   std::lock_guard lock(failure_lock_);
   if (failed_) return;
-  failure_.set(code, message.c_str(), current_.load(std::memory_order_relaxed));
+  failure_.set(code, message.c_str(), step);
   failed_ = true;
 }
 

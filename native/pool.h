@@ -26,7 +26,7 @@ class Pool final : public Team {
            Failure& failure);
 
   void barrier() override;
-  void fail(const char* code, std::string message) override;
+  void fail(int step, const char* code, const std::string& message) override;
 
  private:
   void walk(int ith);
@@ -41,7 +41,6 @@ class Pool final : public Team {
   std::byte* scratch_ = nullptr;
   const std::atomic<bool>* cancel_ = nullptr;
   double* ms_ = nullptr;
-  std::atomic<int> current_{0};
   std::mutex failure_lock_;
   Failure failure_;
   std::atomic<bool> failed_{false};

@@ -13,12 +13,13 @@ struct Team {
   std::atomic<int64_t> next{0};  // the next item nobody has claimed; reset at every barrier
   virtual ~Team() = default;
   virtual void barrier() = 0;
-  virtual void fail(const char* code, std::string message) = 0;  // the first failure of a run wins
+  virtual void fail(int step, const char* code, const std::string& message) = 0;  // the first failure of a run wins
 };
 
 struct Worker {
   Team& team;
   int ith, nth;
+  int step;  // its place in the program
   std::byte* scratch;  // as many bytes as the op's prepare() asked for, shared by the threads, 64-byte aligned
 
   // Calls f(begin, end) for pieces of [0, count) of at most `grain` items until none is left. Which thread gets which
@@ -37,7 +38,7 @@ struct Worker {
   void sync() { team.barrier(); }
 
   // Ends the run with an error at the next barrier (kernels never throw). The op returns as usual afterwards.
-  void fail(const char* code, std::string message) { team.fail(code, std::move(message)); }
+  void fail(const char* code, const std::string& message) { team.fail(step, code, message); }
 };
 
 }  // namespace vlm

@@ -1,3 +1,4 @@
+import { suite as uvuSuite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Device, type RunInput } from '../lib/device.ts';
 import { Graph } from '../lib/program.ts';
@@ -92,3 +93,30 @@ export async function run(
   program.drop();
   return results as Record<string, Float32Array>;
 }
+
+/**
+ * uvu's suite, with one difference: uvu takes an error's `details` for text and stops the file where they are data, as those
+ * of VLMambaError are. Here such an error fails its test and nothing else.
+ */
+export function suite(name?: string) {
+  const inner = uvuSuite(name);
+  const test = (title: string, run: () => unknown) =>
+    inner(title, async () => {
+      try {
+        await run();
+      } catch (error) {
+        const { details, code, message, stack } = error as { details?: unknown } & Error & { code?: string };
+        if (details === undefined || typeof details === 'string') throw error;
+        throw Object.assign(new Error(`${code}: ${message}`), { stack });
+      }
+    });
+  return Object.assign(test, {
+    run: inner.run,
+    skip: inner.skip,
+    before: inner.before,
+    after: inner.after,
+  });
+}
+
+/** A file's tests where they need no name. */
+export const test = suite();

@@ -10,7 +10,7 @@ from render import CANVASES, _cover_reference, paint
 
 
 def check_paint() -> None:
-    block = make_block((7, 0, False, False))
+    block = make_block((7, 0, "scenes"))
     batch = {k: torch.from_numpy(v[200:206]).cuda() for k, v in block.items() if not k.startswith("word")}
     size = CANVASES[0]
     soft, shade = torch.rand(6).cuda() + 0.5, torch.rand(6, 2).cuda() * 0.2

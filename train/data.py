@@ -8,12 +8,13 @@ from __future__ import annotations
 import multiprocessing
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Iterator
 
 import numpy as np
 
-from questions import KINDS, Question, as_text, ask, ask_any, reword
+from questions import KINDS, as_text, ask, ask_any, reword
 from scenes import COLOURS, MAX_EDGES, MAX_OBJECTS, SHAPES, SIZES, BACKGROUNDS, Scene, sample_scene
 from tokenizer import END_ID, PADDING_ID, Tokenizer
 
@@ -24,7 +25,7 @@ BLOCK = 512                 # scenes a block
 WRITING = 128               # of which with a written word: always the first ones
 SHORT, SHORT_LENGTH = 6, 30  # questions a scene, tokens each (prompt, answer and end)
 LONG_LENGTH = 72            # one description, or a conversation of two or three turns
-TEXT_LENGTH = 80            # the scene as text
+TEXT_LENGTH = 100           # the scene as text, as long as a picture's rows
 WORD_HEIGHT, WORD_WIDTH, LETTERS = 40, 256, 8
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -148,16 +149,19 @@ def pack_questions(scene: Scene, rng: np.random.Generator, tokenizer: Tokenizer)
 Block = dict[str, np.ndarray]
 
 
-def make_block(job: tuple[int, int, bool, bool]) -> Block:
-    """Block `number` of stream `seed`: scenes (`held_out`: with unseen pairs), and with `with_questions` their questions."""
-    seed, number, with_questions, held_out = job
+def make_block(job: tuple[int, int, str]) -> Block:
+    """Block `number` of stream `seed`. What is in it: "scenes" to draw; "questions": scenes and questions about them;
+    "held-out": the same with unseen pairs and words; "text": scenes only to be read as text, and questions."""
+    seed, number, what = job
     rng = np.random.default_rng((seed, number))
     fonts, tokenizer = font_files(), _tokenizer()
+    held_out = what == "held-out"
     rows: list[dict[str, np.ndarray]] = []
     for i in range(BLOCK):
-        scene = sample_scene(rng, writing=i < WRITING, fonts=len(fonts), held_out=held_out, fresh_words=held_out)
-        row = pack_scene(scene, fonts)
-        if with_questions:
+        scene = sample_scene(rng, writing=i < WRITING, fonts=len(fonts), held_out=held_out, fresh_words=held_out,
+                             all_pairs=what == "text")
+        row = pack_scene(scene, fonts) if what != "text" else {}
+        if what != "scenes":
             row |= pack_questions(scene, rng, tokenizer)
         rows.append(row)
     return stack_rows(rows)
@@ -179,20 +183,11 @@ class Stream:
 
     seed: int
     workers: int
-    with_questions: bool = True
+    what: str
 
     def __iter__(self) -> Iterator[Block]:
         with multiprocessing.get_context("spawn").Pool(self.workers) as pool:
-            ahead = 4 * self.workers
-            pending = [pool.apply_async(make_block, ((self.seed, n, self.with_questions, False),)) for n in range(ahead)]
-            number = ahead
-            while True:
+            pending = [pool.apply_async(make_block, ((self.seed, n, self.what),)) for n in range(4 * self.workers)]
+            for number in count(len(pending)):
                 yield pending.pop(0).get()
-                pending.append(pool.apply_async(make_block, ((self.seed, number, self.with_questions, False),)))
-                number += 1
-
-
-def question_list(scene: Scene, rng: np.random.Generator, per_scene: int) -> list[Question]:
-    """Questions for an evaluation: one description where the scene allows it, and short ones of all kinds."""
-    described = ask(scene, rng, "describe")
-    return [*([described] if described else []), *ask_any(scene, rng, per_scene)][:per_scene]
+                pending.append(pool.apply_async(make_block, ((self.seed, number, self.what),)))

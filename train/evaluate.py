@@ -11,6 +11,7 @@ import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,25 +32,34 @@ def read_picture(path: Path, size: int) -> Tensor:
     return normalised(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255)
 
 
+class Answer(NamedTuple):
+    text: str
+    tokens: list[int]  # without the end
+    first: Tensor      # the logits after the prompt, [vocab]
+    margin: float      # the least lead of a chosen token over the next best
+
+
 class Answerer:
     """One picture read once, many questions about it."""
 
     def __init__(self, model: VLMamba, tokenizer: Tokenizer, pixels: Tensor) -> None:
-        self.model, self.tokenizer, self.language = model, tokenizer, model.language_model
+        self.tokenizer, self.language = tokenizer, model.language_model
         with torch.no_grad():
             _, self.states = self.language.read(model.multi_modal_projector(model.features(pixels)))
 
-    def ask(self, question: str, limit: int = 96) -> tuple[str, list[int], Tensor]:
-        """The answer, its token ids without the end, and the logits after the prompt [vocab]."""
+    def ask(self, question: str, limit: int = 96) -> Answer:
+        """The greedy answer."""
         embed = self.language.backbone.embeddings
-        ids = self.tokenizer.encode(prompt_of(question))
-        with torch.no_grad():
-            logits, states = self.language.read(embed(torch.tensor([ids])), self.states)
-            first, answer = logits[0], []
-            while len(answer) < limit and (token := int(logits[0].argmax())) != END_ID:
-                answer.append(token)
-                logits, states = self.language.read(embed(torch.tensor([[token]])), states)
-        return self.tokenizer.decode(answer), answer, first
+        logits, states = self.language.read(embed(torch.tensor([self.tokenizer.encode(prompt_of(question))])), self.states)
+        first, tokens, margin = logits[0], [], float("inf")
+        while len(tokens) < limit:
+            best = logits[0].topk(2)
+            margin = min(margin, float(best.values[0] - best.values[1]))
+            if best.indices[0] == END_ID:
+                break
+            tokens.append(int(best.indices[0]))
+            logits, states = self.language.read(embed(torch.tensor([tokens[-1:]])), states)
+        return Answer(self.tokenizer.decode(tokens), tokens, first, margin)
 
 
 def main() -> None:
@@ -64,7 +74,7 @@ def main() -> None:
     for picture in json.loads((options.folder / "questions.json").read_text()):
         answerer = Answerer(model, tokenizer, read_picture(options.folder / picture["image"], model.config.vision.image_size))
         for asked in picture["questions"]:
-            answer, _, _ = answerer.ask(asked["question"])
+            answer = answerer.ask(asked["question"]).text
             right = normalise(answer) == normalise(asked["answer"])
             for kind in (asked["kind"], "all"):
                 counts[picture["set"]][kind][0] += right

@@ -65,6 +65,12 @@ def name_of(thing: Thing, things: list[Thing], rng: Rng) -> str | None:
     return None
 
 
+def unseen(scene: Scene, shape: str, colour: str) -> bool:
+    """A pair that questions about a picture do not name unless the picture shows it."""
+    pair = (shape, colour)
+    return pair in HELD_OUT_PAIRS and not scene.all_pairs and all((t.shape, t.colour) != pair for t in scene.things)
+
+
 def left_to_right(things: list[Thing]) -> list[Thing] | None:
     """The objects by x, or None where two are too close to call."""
     ordered = sorted(things, key=lambda t: t.x)
@@ -116,7 +122,7 @@ def count(scene: Scene, rng: Rng) -> Question | None:
             return None
         thing = pick(rng, things)
         colour = thing.colour if rng.random() < 0.7 else pick(rng, COLOURS)
-        if (thing.shape, colour) in HELD_OUT_PAIRS and colour != thing.colour:
+        if unseen(scene, thing.shape, colour):
             return None
         noun, found = f"{colour} {plural(thing.shape)}", sum((t.shape, t.colour) == (thing.shape, colour) for t in things)
     word = NUMBERS[found]
@@ -257,7 +263,7 @@ def exists(scene: Scene, rng: Rng) -> Question | None:
         if not yes:
             # Hard negatives: half of a pair that is there.
             pair = (thing.shape, pick(rng, COLOURS)) if rng.random() < 0.5 else (pick(rng, SHAPES), thing.colour)
-            if pair in HELD_OUT_PAIRS:
+            if unseen(scene, *pair):
                 return None
         found = any((t.shape, t.colour) == pair for t in things)
         what = article(f"{pair[1]} {pair[0]}")

@@ -7,7 +7,7 @@ generator passed in, so one seed is one scene.
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +19,7 @@ SIZES = ("small", "large")
 MAX_OBJECTS = 6
 MAX_EDGES = 48
 
-# Pairs no training picture and no training text contains: one for every shape, every colour but one.
+# Pairs no training picture shows and no question about one names: one for every shape, every colour but one.
 HELD_OUT_PAIRS = frozenset({
     ("circle", "purple"), ("square", "orange"), ("triangle", "pink"), ("star", "blue"),
     ("ring", "yellow"), ("cross", "red"), ("heart", "green"), ("diamond", "white"),
@@ -80,7 +80,7 @@ class Scene:
     aspect: float
     outline: float = 0.0
     outline_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    extra: dict = field(default_factory=dict)
+    all_pairs: bool = False  # unseen pairs may be named: only ever true of scenes that are read as text, never drawn
 
 
 def sample_rgb(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
@@ -168,14 +168,14 @@ def make_thing(rng: np.random.Generator, shape: str, colour: str, size: str, x: 
     return Thing(shape, colour, size, x, y, radius, sample_rgb(rng, colour), points.reshape(-1, 4), rotation)
 
 
-def _pairs(rng: np.random.Generator, count: int, held_out: bool) -> list[tuple[str, str]]:
+def _pairs(rng: np.random.Generator, count: int, held_out: bool, all_pairs: bool) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     few = rng.random() < 0.25  # few kinds: more that repeats, so counting and telling apart are not trivial
     shapes = [SHAPES[i] for i in rng.permutation(8)[: (2 if few else 8)]]
     colours = [COLOURS[i] for i in rng.permutation(9)[: (3 if few else 9)]]
     while len(pairs) < count:
         pair = (shapes[rng.integers(len(shapes))], colours[rng.integers(len(colours))])
-        if pair not in HELD_OUT_PAIRS:
+        if all_pairs or pair not in HELD_OUT_PAIRS:
             pairs.append(pair)
     if held_out:
         chosen = sorted(HELD_OUT_PAIRS)
@@ -239,8 +239,9 @@ def _background(rng: np.random.Generator, inks: list[tuple]) -> tuple[str, tuple
 
 
 def sample_scene(rng: np.random.Generator, *, writing: bool = False, held_out: bool = False, fonts: int = 1,
-                 fresh_words: bool = False) -> Scene:
-    """One scene. `writing`: with a word; `held_out`: one object is of a pair that training never shows."""
+                 fresh_words: bool = False, all_pairs: bool = False) -> Scene:
+    """One scene. `writing`: with a word; `held_out`: one object is of a pair that training never shows;
+    `all_pairs`: any pair, for scenes that are read as text and not drawn."""
     while True:
         aspect = 1.0 if rng.random() < 0.65 else float(np.exp(rng.uniform(-0.45, 0.45)))
         if writing:
@@ -263,7 +264,7 @@ def sample_scene(rng: np.random.Generator, *, writing: bool = False, held_out: b
         places = _place(rng, count, aspect, band)
         if places is None:
             continue
-        pairs = _pairs(rng, count, held_out) if count else []
+        pairs = _pairs(rng, count, held_out, all_pairs) if count else []
         things = [make_thing(rng, shape, colour, size, x, y, radius, aspect)
                   for (shape, colour), (x, y, radius, size) in zip(pairs, places)]
         if any(_touching(a, b, aspect) and distance(a.rgb, b.rgb) < 0.4
@@ -274,7 +275,7 @@ def sample_scene(rng: np.random.Generator, *, writing: bool = False, held_out: b
         if ground is None:
             continue
         kind, colours, roughness = ground
-        scene = Scene(things, word, kind, colours, roughness, aspect)
+        scene = Scene(things, word, kind, colours, roughness, aspect, all_pairs=all_pairs)
         if rng.random() < 0.15:
             scene.outline = rng.uniform(0.006, 0.02)
             scene.outline_rgb = (0.0, 0.0, 0.0) if rng.random() < 0.7 else (0.25, 0.25, 0.25)

@@ -5,6 +5,7 @@
     python train/train.py connect  --vision runs/vision.pt --language runs/language.pt --out runs/model.pt
 
 `connect` is stage 1 (only the connector learns) and stage 2 (connector and language model); the encoder stays as it is.
+As in LLaVA-1.5's data for stage 2, a part of it is text only: scenes in words instead of pictures.
 Every length is in steps; --seconds ends a part early, with its learning rate at the end of its curve.
 """
 
@@ -58,10 +59,9 @@ class Pool:
 class Feed:
     """A pool kept fresh by a stream: `fresh` new blocks a step."""
 
-    def __init__(self, seed: int, workers: int, device: str, fresh: float, capacity: int = 160, with_questions: bool = True,
-                 start: int = 12) -> None:
-        self.pool, self.stream, self.fresh, self.due = Pool(capacity, device), iter(Stream(seed, workers, with_questions)), fresh, 0.0
-        for _ in range(start):
+    def __init__(self, what: str, seed: int, workers: int, device: str, fresh: float, capacity: int = 160) -> None:
+        self.pool, self.stream, self.fresh, self.due = Pool(capacity, device), iter(Stream(seed, workers, what)), fresh, 0.0
+        for _ in range(workers):
             self.pool.add(next(self.stream))
 
     def batch(self, number: int, words: float = 0.25) -> Batch:
@@ -119,7 +119,7 @@ def train_vision(options: argparse.Namespace) -> None:
     model = VisionTrainer(config).to(options.device)
     if options.vision:
         model.tower.load_state_dict(torch.load(options.vision, map_location=options.device))
-    feed = Feed(options.seed, options.workers, options.device, options.fresh, with_questions=False)
+    feed = Feed("scenes", options.seed, options.workers, options.device, options.fresh)
     adam = optimiser(list(model.named_parameters()))
     schedule = Schedule("vision", adam, options.peak, options.steps, options.seconds)
     for step in schedule:
@@ -154,9 +154,11 @@ def exact(logits: list[Tensor], ids: list[Tensor], masks: list[Tensor]) -> list[
 
 def train_language(options: argparse.Namespace) -> None:
     model = LanguageModel(Config().text).to(options.device)
-    feed = Feed(options.seed + 1, options.workers, options.device, options.fresh)
+    if options.language:
+        model.load_state_dict(torch.load(options.language, map_location=options.device))
+    feed = Feed("text", options.seed + 1, options.workers, options.device, options.fresh)
     adam = optimiser(list(model.named_parameters()))
-    schedule = Schedule("language", adam, 2e-3, options.steps, options.seconds)
+    schedule = Schedule("language", adam, options.peak, options.steps, options.seconds)
     for _ in schedule:
         batch = feed.batch(options.batch)
         ids, masks = text_groups(batch)
@@ -175,20 +177,24 @@ def picture_features(model: VLMamba, batch: Batch, canvas: int) -> Tensor:
         return model.features(normalised(pictures)).float()
 
 
-def run_stage(name: str, model: VLMamba, parts: list[nn.Module], feed, peak: float, steps: int, seconds: float, batch_size: int,
-              device: str) -> None:
-    """One of the paper's stages: `parts` learn, the rest is frozen."""
+def run_stage(name: str, model: VLMamba, parts: list[nn.Module], draw, schedule_of, device: str) -> None:
+    """One of the paper's stages: `parts` learn, the rest is frozen. `draw(step)` gives features, ids and masks of
+    pictures, and a batch of scenes as text or None."""
     model.requires_grad_(False)
     named = [(n, p) for part in parts for n, p in part.requires_grad_(True).named_parameters()]
     learning = [p for _, p in named]
     adam = optimiser(named)
-    schedule = Schedule(name, adam, peak, steps, seconds)
+    schedule = schedule_of(name, adam)
     for step in schedule:
-        batch = feed.batch(batch_size)
-        features = picture_features(model, batch, CANVASES[step % len(CANVASES)])
+        features, batch, texts = draw(step)
         ids, masks = text_groups(batch)
         with autocast(device):
-            logits = model(features, ids)
+            prefix = model.multi_modal_projector(features).float()
+            if texts is not None:
+                more_ids, more_masks = text_groups(texts)
+                ids, masks = ([torch.cat(pair) for pair in zip(a, b)] for a, b in ((ids, more_ids), (masks, more_masks)))
+                prefix = torch.cat([prefix, model.language_model.backbone.embeddings(texts["text"].long())])
+            logits = model.language_model(prefix, ids)
         loss = answer_loss(logits, ids, masks)
         update(loss, adam, learning)
         schedule.tell(lambda: f"loss {loss.item():.3f} exact " + " ".join(f"{e.float().mean():.3f}" for e in exact(logits, ids, masks)))
@@ -225,16 +231,26 @@ def train_connect(options: argparse.Namespace) -> None:
     model.language_model.load_state_dict(torch.load(options.language, map_location=options.device))
     if options.projector:
         model.multi_modal_projector.load_state_dict(torch.load(options.projector, map_location=options.device))
-    feed = Feed(options.seed + 2, options.workers, options.device, options.fresh)
+    texts_share = round(options.batch * options.texts)
+    texts = Feed("text", options.seed + 1, 2, options.device, options.fresh * options.texts)
+    feed = Feed("questions", options.seed + 2, options.workers, options.device, options.fresh)
+
+    def draw(step: int, pictures: int) -> tuple[Tensor, Batch]:
+        batch = feed.batch(pictures)
+        return picture_features(model, batch, CANVASES[step % len(CANVASES)]), batch
+
     connector, language = model.multi_modal_projector, model.language_model
     if options.stage1 > 0:
-        run_stage("stage 1", model, [connector], feed, 2e-3, options.stage1, options.seconds1, options.batch, options.device)
-    run_stage("stage 2", model, [connector, language], feed, options.peak, options.steps, options.seconds, options.batch, options.device)
+        run_stage("stage 1", model, [connector], lambda step: (*draw(step, options.batch), None),
+                  lambda name, adam: Schedule(name, adam, 2e-3, options.stage1, options.seconds1), options.device)
+    run_stage("stage 2", model, [connector, language],
+              lambda step: (*draw(step, options.batch - texts_share), texts.batch(texts_share)),
+              lambda name, adam: Schedule(name, adam, options.peak, options.steps, options.seconds), options.device)
     out = Path(options.out)
     torch.save(language.state_dict(), out.with_name(out.stem + ".language.pt"))
     torch.save(connector.state_dict(), out.with_name(out.stem + ".projector.pt"))
-    for name, seed, held_out in (("fresh", VALIDATION_SEED, False), ("held-out pairs", HELD_OUT_SEED, True)):
-        print(name, report(validate(model, [make_block((seed, n, True, held_out)) for n in range(4)], options.device)), flush=True)
+    for what, seed in (("questions", VALIDATION_SEED), ("held-out", HELD_OUT_SEED)):
+        print(what, report(validate(model, [make_block((seed, n, what)) for n in range(4)], options.device)), flush=True)
 
 
 def main() -> None:
@@ -242,7 +258,7 @@ def main() -> None:
     parser.add_argument("part", choices=("vision", "language", "connect"))
     parser.add_argument("--out", required=True)
     parser.add_argument("--vision", help="the trained encoder; for `vision`, go on from it")
-    parser.add_argument("--language")
+    parser.add_argument("--language", help="the trained language model; for `language`, go on from it")
     parser.add_argument("--projector", help="go on from this connector")
     parser.add_argument("--connector", default="vss-l2", choices=("mlp", "vss-mlp", "vss-l2"))
     parser.add_argument("--scan", default="bsm", choices=("bsm", "csm"))
@@ -250,9 +266,10 @@ def main() -> None:
     parser.add_argument("--seconds1", type=float, default=1e9)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=1e9)
-    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate of the encoder's training and of stage 2")
+    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate, but stage 1's")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--fresh", type=float, default=0.25, help="new blocks of 512 scenes a step")
+    parser.add_argument("--texts", type=float, default=0.19, help="share of text-only scenes in stage 2's batches")
     parser.add_argument("--workers", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -56,20 +56,31 @@ export async function bench(path: string, flags: BenchFlags, signal: AbortSignal
     pictureMs: vision.length ? median(vision) : null,
   };
   if (flags.json) {
-    stdout.write(`${JSON.stringify({ ...result, ...(flags.steps && { decode: decode.steps, prefill: prefill.steps }) })}\n`);
+    stdout.write(
+      `${JSON.stringify({ ...result, ...(flags.steps && { decode: decode.steps, prefill: prefill.steps }) })}\n`,
+    );
     return;
   }
   stdout.write(
     table([
       ['load', `${(load / 1000).toFixed(2)} s for ${bytes(result.weightBytes)} of weights`],
-      ['decode', `${decode.ms.toFixed(2)} ms a token, ${result.decodeTokensPerSecond.toFixed(1)} tokens/s, ${result.decodeGBps.toFixed(1)} GB/s of weights`],
-      ['prefill', `${tokens} tokens in ${prefill.ms.toFixed(1)} ms, ${result.prefillTokensPerSecond.toFixed(0)} tokens/s`],
-      ...(result.pictureMs === null ? [] : [['picture', `${result.pictureMs.toFixed(1)} ms from pixels to rows`] as const]),
+      [
+        'decode',
+        `${decode.ms.toFixed(2)} ms a token, ${result.decodeTokensPerSecond.toFixed(1)} tokens/s, ${result.decodeGBps.toFixed(1)} GB/s of weights`,
+      ],
+      [
+        'prefill',
+        `${tokens} tokens in ${prefill.ms.toFixed(1)} ms, ${result.prefillTokensPerSecond.toFixed(0)} tokens/s`,
+      ],
+      ...(result.pictureMs === null
+        ? []
+        : [['picture', `${result.pictureMs.toFixed(1)} ms from pixels to rows`] as const]),
     ]),
   );
   if (!flags.steps) return;
   for (const [name, { steps }] of Object.entries({ decode, prefill })) {
     stdout.write(`\n${name}\n`);
-    for (const { op, ms, gbps } of steps) stdout.write(`${op.padEnd(22)}${ms.toFixed(3).padStart(10)} ms${gbps.toFixed(1).padStart(9)} GB/s\n`);
+    for (const { op, ms, gbps } of steps)
+      stdout.write(`${op.padEnd(22)}${ms.toFixed(3).padStart(10)} ms${gbps.toFixed(1).padStart(9)} GB/s\n`);
   }
 }

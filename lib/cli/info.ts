@@ -33,7 +33,12 @@ export async function info(path: string, { json }: { json?: boolean }, signal: A
       patchSize: vision.patchSize,
       rows: pictureRows(config),
     },
-    connector: connector && { type: connector.type, scan: connector.scan, weights: connector.weights, merge: connector.merge },
+    connector: connector && {
+      type: connector.type,
+      scan: connector.scan,
+      weights: connector.weights,
+      merge: connector.merge,
+    },
     text: {
       hiddenSize: text.hiddenSize,
       layers: text.numHiddenLayers,
@@ -49,12 +54,31 @@ export async function info(path: string, { json }: { json?: boolean }, signal: A
     return;
   }
   const rows: [string, string][] = [
-    ['vision', vision ? `${vision.type}, ${vision.numHiddenLayers} layers of ${vision.hiddenSize}, ${vision.imageSize} px in patches of ${vision.patchSize}` : 'none: reads text only'],
-    ['connector', connector ? [connector.type, ...(connector.type === 'mlp' ? [] : [connector.scan, connector.weights, connector.merge])].join(', ') : 'none'],
-    ['language', `mamba, ${text.numHiddenLayers} layers of ${text.hiddenSize}, state ${text.stateSize}, vocabulary ${count(text.vocabSize)}`],
+    [
+      'vision',
+      vision
+        ? `${vision.type}, ${vision.numHiddenLayers} layers of ${vision.hiddenSize}, ${vision.imageSize} px in patches of ${vision.patchSize}`
+        : 'none: reads text only',
+    ],
+    [
+      'connector',
+      connector
+        ? [
+            connector.type,
+            ...(connector.type === 'mlp' ? [] : [connector.scan, connector.weights, connector.merge]),
+          ].join(', ')
+        : 'none',
+    ],
+    [
+      'language',
+      `mamba, ${text.numHiddenLayers} layers of ${text.hiddenSize}, state ${text.stateSize}, vocabulary ${count(text.vocabSize)}`,
+    ],
     ['parameters', count(parameters)],
     ['stored', `${facts.dtypes.join(', ')} in ${facts.files} file${facts.files === 1 ? '' : 's'}`],
-    ['memory', `${bytes(facts.memory.stored)} as stored, ${bytes(facts.memory.bf16)} in bf16, ${bytes(facts.memory.f32)} in f32`],
+    [
+      'memory',
+      `${bytes(facts.memory.stored)} as stored, ${bytes(facts.memory.bf16)} in bf16, ${bytes(facts.memory.f32)} in f32`,
+    ],
     ['a picture', vision ? `${count(pictureRows(config))} positions of the prompt` : 'none'],
     ['a conversation', `${bytes(facts.stateBytes)} of state, however long it is`],
     ...facts.warnings.map((warning): [string, string] => ['note', warning]),

@@ -1,7 +1,8 @@
 import type { SamplingOptions } from '../sampling.ts';
 
 /** A number as typed; what is no number becomes NaN, which the check behind it names. */
-export const number = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text || Number.NaN));
+export const number = (text: string | undefined): number | undefined =>
+  text === undefined ? undefined : Number(text || Number.NaN);
 
 export interface SamplingFlags {
   maxNewTokens?: string;

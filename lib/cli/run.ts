@@ -54,6 +54,7 @@ async function read(flags: RunFlags, signal: AbortSignal): Promise<{ images: Ima
   if (prompt === undefined && !fromStdin && !stdin.isTTY)
     prompt = (await readStdin('the prompt', MAX_PROMPT_BYTES, signal)).toString('utf8').trim();
   if (prompt) return { images, prompt };
-  if (images.length === 0) throw rangeError('ERR_USAGE', 'nothing to answer: give a picture with -i and a question with -p');
+  if (images.length === 0)
+    throw rangeError('ERR_USAGE', 'nothing to answer: give a picture with -i and a question with -p');
   return { images, prompt: DEFAULT_QUESTION };
 }

@@ -19,7 +19,9 @@ export function stats({ usage, timings }: GenerateResult): string {
     usage.imageTokens ? `picture ${ms(timings.image + timings.vision)}` : '',
     `read ${usage.imageTokens + usage.promptTokens} positions in ${ms(timings.prefill)}`,
     `first token after ${ms(timings.firstToken)}`,
-    usage.completionTokens > 1 ? `${usage.completionTokens} tokens, ${timings.tokensPerSecond.toFixed(1)} a second` : '',
+    usage.completionTokens > 1
+      ? `${usage.completionTokens} tokens, ${timings.tokensPerSecond.toFixed(1)} a second`
+      : '',
     `${ms(timings.total)} in all`,
   ];
   return parts.filter(Boolean).join(' · ');

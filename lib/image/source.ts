@@ -1,8 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { types } from 'node:util';
 import type { Sharp } from 'sharp';
-import { rangeError, show, typeError, VLMambaError } from '../errors.ts';
 import { readFully, withRegularFile } from '../checkpoint/regular_file.ts';
+import { rangeError, show, typeError, VLMambaError } from '../errors.ts';
 import { inTurns } from './async.ts';
 import { decodeDataUrl } from './data_url.ts';
 import { download, nameOf } from './http.ts';

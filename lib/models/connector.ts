@@ -63,7 +63,9 @@ export function connector(
     const { mixer, norm: weights } = w.vss!;
     const x = vss(g, mixer, u, height, width, vssConfig(config, skip.shape[2]!));
     const inputs = { x, residual: skip, weight: weights.weight };
-    return norm === 'layer' ? layerNorm(g, { ...inputs, bias: weights.bias }, { eps }).y : rmsNorm(g, inputs, { eps }).y;
+    return norm === 'layer'
+      ? layerNorm(g, { ...inputs, bias: weights.bias }, { eps }).y
+      : rmsNorm(g, inputs, { eps }).y;
   };
   const mlp = (x: Tensor) =>
     linear(g, { x: linear(g, { x, ...w.linear_1 }, { activation: hiddenAct }).y, ...w.linear_2 }).y;

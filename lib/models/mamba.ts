@@ -34,8 +34,12 @@ export function mambaParams(prefix: string, config: TextConfig) {
 type Weights = Loaded<ReturnType<typeof mambaParams>>;
 
 /** Floats of recurrent state that one sequence needs, however long it is. */
-export const stateFloats = ({ numHiddenLayers, intermediateSize: e, stateSize: n, convKernel: w }: TextConfig): number =>
-  numHiddenLayers * e * (n + w - 1);
+export const stateFloats = ({
+  numHiddenLayers,
+  intermediateSize: e,
+  stateSize: n,
+  convKernel: w,
+}: TextConfig): number => numHiddenLayers * e * (n + w - 1);
 
 /** Views of a buffer that holds the state of `slots` sequences, one after the other. */
 export function stateViews(buffer: DeviceBuffer, slots: number, config: TextConfig): MambaState[] {

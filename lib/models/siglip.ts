@@ -24,7 +24,12 @@ export function siglipParams(prefix: string, config: VisionConfig, layers: numbe
 }
 
 /** SigLIP's tower (Zhai et al. 2023) without its last norm and pooling head. image: [b, 3, s, s]; result: [b, rows, d] f32. */
-export function siglip(g: Graph, w: Loaded<ReturnType<typeof siglipParams>>, image: Tensor, config: VisionConfig): Tensor {
+export function siglip(
+  g: Graph,
+  w: Loaded<ReturnType<typeof siglipParams>>,
+  image: Tensor,
+  config: VisionConfig,
+): Tensor {
   const { patch_embedding, position_embedding: position } = w.embeddings;
   const x = patchEmbed(g, { image, ...patch_embedding, position }).y;
   return w.layers.reduce((h, layer) => vitLayer(g, layer, h, config), x);

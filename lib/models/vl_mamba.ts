@@ -29,7 +29,9 @@ export function vlMambaParams(config: ModelConfig) {
       clip: vision.type === 'clip' ? clipParams(TOWER, vision, towerLayers(config)) : undefined,
     },
     connector:
-      vision && projector && connectorParams(PROJECTOR, projector, { vision: vision.hiddenSize, text: text.hiddenSize }),
+      vision &&
+      projector &&
+      connectorParams(PROJECTOR, projector, { vision: vision.hiddenSize, text: text.hiddenSize }),
     language: mambaParams(LANGUAGE, text),
   };
 }

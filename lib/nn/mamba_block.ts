@@ -12,7 +12,15 @@ export type MambaBlockConfig = Pick<
 /** The weights of `mixer` under `prefix`. A_log is kept as A = −exp(A_log), which is all that the scan wants of it. */
 export function mambaBlockParams(
   name: (path: string) => { name: string; aliases: string[] },
-  { hiddenSize: d, intermediateSize: e, stateSize: n, timeStepRank: r, convKernel: w, useBias, useConvBias }: MambaBlockConfig,
+  {
+    hiddenSize: d,
+    intermediateSize: e,
+    stateSize: n,
+    timeStepRank: r,
+    convKernel: w,
+    useBias,
+    useConvBias,
+  }: MambaBlockConfig,
 ) {
   const dense = (path: string, to: number, from: number) => {
     const weight = name(`${path}.weight`);

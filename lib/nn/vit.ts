@@ -51,13 +51,15 @@ export function vitLayer(
 ): Tensor {
   const [b, l] = x.shape as [number, number, number];
   const qkv = linear(g, { x: layerNorm(g, { x, ...w.layer_norm1 }, { eps }).y, ...w.qkv_proj }).y;
-  const [q, k, v] = [0, 1, 2].map((part) => reshape(slice(qkv, 2, part * d, (part + 1) * d), [b, l, heads, d / heads])) as [
-    Tensor,
-    Tensor,
-    Tensor,
-  ];
+  const [q, k, v] = [0, 1, 2].map((part) =>
+    reshape(slice(qkv, 2, part * d, (part + 1) * d), [b, l, heads, d / heads]),
+  ) as [Tensor, Tensor, Tensor];
   const mixed = attention(g, { q, k, v }, { scale: (d / heads) ** -0.5 }).y;
   const h = linear(g, { x: reshape(mixed, [b, l, d]), ...w.out_proj, residual: x }).y;
-  const up = linear(g, { x: layerNorm(g, { x: h, ...w.layer_norm2 }, { eps }).y, ...w.fc1 }, { activation: hiddenAct }).y;
+  const up = linear(
+    g,
+    { x: layerNorm(g, { x: h, ...w.layer_norm2 }, { eps }).y, ...w.fc1 },
+    { activation: hiddenAct },
+  ).y;
   return linear(g, { x: up, ...w.fc2, residual: h }).y;
 }

@@ -18,6 +18,10 @@ export interface EagerOptions {
 }
 
 type Arguments<I> = { [K in keyof I]: I[K] extends Tensor ? TensorData : TensorData | null | undefined };
+/** Optional where the op has defaults for all of its options. */
+type Options<O> = undefined extends O
+  ? [options?: NonNullable<O> & EagerOptions]
+  : [options: NonNullable<O> & EagerOptions];
 type Results<R> = { [K in keyof R]: { data: Float32Array; shape: number[] } };
 
 let shared: Device | undefined;
@@ -76,14 +80,14 @@ function argument(op: string, name: string, value: TensorData): { dtype: Dtype; 
 }
 
 /** Turns the function that records an op into one that runs it on typed arrays. */
-export function eager<I extends object, O extends object, R extends object>(
+export function eager<I extends object, O, R extends object>(
   op: string,
-  record: (g: Graph, inputs: I, options?: O) => R,
-): (inputs: Arguments<I>, options?: O & EagerOptions) => Promise<Results<R>> {
-  return async (inputs, options) => {
+  record: (g: Graph, inputs: I, options: O) => R,
+): (inputs: Arguments<I>, ...options: Options<O>) => Promise<Results<R>> {
+  return async (inputs, ...[options]) => {
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError('ERR_ARG_TYPE', `[${op}] inputs must be an object of tensors, got ${show(inputs)}`);
-    const { device: which, signal, ...rest } = (options ?? {}) as O & EagerOptions;
+    const { device: which, signal, ...rest }: EagerOptions = options ?? {};
     signal?.throwIfAborted();
     const g = new Graph();
     const tensors: Record<string, Tensor> = {};

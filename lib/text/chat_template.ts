@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
-import { rangeError, show, VLMambaError } from '../errors.ts';
 import { readSmallFile } from '../checkpoint/regular_file.ts';
+import { rangeError, show, VLMambaError } from '../errors.ts';
 import type { Span } from './tokenizer.ts';
 import { IMAGE_MARK, readOptional, type TokenizerFile } from './tokenizer_file.ts';
 

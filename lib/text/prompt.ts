@@ -1,5 +1,5 @@
-import { type Rendering, renderTemplate, renderVicuna, type Turn } from './chat_template.ts';
 import { rangeError, show, typeError } from '../errors.ts';
+import { type Rendering, renderTemplate, renderVicuna, type Turn } from './chat_template.ts';
 import { MAX_TEXT_LENGTH, type Span, type Tokenizer } from './tokenizer.ts';
 import { IMAGE_MARK } from './tokenizer_file.ts';
 

@@ -1,8 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Tokenizer as Library } from '@huggingface/tokenizers';
+import { rangeError, show, typeError } from '../errors.ts';
 import { type AddedMatch, AddedTokenFinder } from './added_tokens.ts';
 import { symbolBytes } from './byte_symbols.ts';
-import { rangeError, show, typeError } from '../errors.ts';
 import { LongWordEncoder } from './long_word.ts';
 import { nfcSteps } from './nfc.ts';
 import { TextStream } from './text_stream.ts';

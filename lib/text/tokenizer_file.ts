@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import { byteSymbols } from './byte_symbols.ts';
-import { show, VLMambaError } from '../errors.ts';
 import { readSmallFile } from '../checkpoint/regular_file.ts';
 import { type JsonData, JsonError, type JsonRecord, parseJsonData } from '../checkpoint/strict_json.ts';
+import { show, VLMambaError } from '../errors.ts';
+import { byteSymbols } from './byte_symbols.ts';
 
 const MAX_FILE_BYTES = 64 << 20;
 const MAX_CONFIG_BYTES = 1 << 20;

@@ -117,5 +117,21 @@ SIMD_INLINE void store_rows(Rows to, const float* from, int64_t width, int64_t l
   copy_2d(to.data, to.lane, to.row, from, 1, width, lanes, rows);
 }
 
+// Asks for a part of rows that are needed soon: row i, or where a lane's rows are neighbours a register of them, so that
+// all i of a block of whole registers ask for all of it.
+SIMD_INLINE void prefetch(Rows rows, int64_t i) {
+  if (!rows.data) return;
+  const float* p = rows.data + (rows.lane == 1 ? i * rows.row : i % F::N * rows.lane + i / F::N * F::N * rows.row);
+#if defined(_MSC_VER) && !defined(__clang__)
+#if SIMD_NEON
+  __prefetch(p);
+#else
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+#endif
+#else
+  __builtin_prefetch(p);
+#endif
+}
+
 }  // namespace vlm::SIMD
 SIMD_END

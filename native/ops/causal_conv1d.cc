@@ -17,7 +17,7 @@
 SIMD_BEGIN
 namespace vlm::SIMD {
 
-constexpr int64_t kStrip = 128;  // channels that a thread takes at a time
+constexpr int64_t kStrip = 256;  // channels that a thread takes at a time
 
 struct Conv {
   const TensorArg x, weight, bias, initial, slots, y, last;

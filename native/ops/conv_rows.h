@@ -15,8 +15,6 @@ SIMD_INLINE void convolve(const Walk& walk, const float* x, int64_t x_row, float
     int64_t p = corner;
     for (int64_t i = 0; i < walk.run; i++, p += walk.step) {
       window[W - 1] = load(x + p * x_row);
-      __builtin_prefetch(x + (p + PF) * x_row);
-      if (PFY) __builtin_prefetch(y + (p + PF) * y_row, 1);
       F sum = bias;
       for (int k = 0; k < W; k++) sum = fma(tap[k], window[k], sum);
       store(y + p * y_row, gated ? silu(sum) : sum);

@@ -7,25 +7,29 @@
 
 namespace vlm {
 
-// Calls visit(k, patch, element, n) for every direction in its order, and for every patch in the direction's order: `n`
-// neighbours in memory of the grid belong to `n` neighbours of a sequence. These are channels where both tensors have
-// channels as neighbours, and single numbers otherwise.
+// `count` patches in a straight line and their places in a sequence. Each is `n` neighbours in memory: channels, or 1.
+struct Run {
+  int direction;
+  float *patch, *element;
+  int64_t patch_step, element_step, count, n;
+};
+
+// Calls visit(run) until every direction has visited every patch, directions in their order.
 template <class Visit>
-void visit_patches(const TensorArg& grid, const TensorArg& sequences, Worker& w, Visit&& visit) {
+void visit_runs(const TensorArg& grid, const TensorArg& sequences, Worker& w, Visit&& visit) {
   constexpr int64_t kStrip = 64;
   const int64_t channels = grid.size[1], strips = (channels + kStrip - 1) / kStrip;
-  const bool rows = grid.stride[1] == 1 && sequences.stride[2] == 1;
+  const bool neighbours = grid.stride[1] == 1 && sequences.stride[2] == 1;
   w.each(grid.size[0] * strips, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t b = i / strips, first = i % strips * kStrip;
-      const int64_t count = channels - first < kStrip ? channels - first : kStrip, n = rows ? count : 1;
+      const int64_t count = channels - first < kStrip ? channels - first : kStrip, n = neighbours ? count : 1;
       for (int64_t c = first; c < first + count; c += n)
         for (int k = 0; k < sequences.size[1]; k++) {
           const Walk order = walk(k, grid.size[2], grid.size[3], grid.stride[2], grid.stride[3]);
-          float *patches = at(grid, b, c), *element = at(sequences, b, k, c);
-          for (int64_t turn = 0, corner = order.start; turn < order.turns; turn++, corner += order.turn)
-            for (int64_t j = 0, p = corner; j < order.run; j++, p += order.step, element += sequences.stride[3])
-              visit(k, patches + p, element, n);
+          for (int64_t turn = 0; turn < order.turns; turn++)
+            visit(Run{k, at(grid, b, c) + order.start + turn * order.turn, at(sequences, b, k, c, turn * order.run),
+                      order.step, sequences.stride[3], order.run, n});
         }
     }
   });

@@ -6,11 +6,16 @@
 namespace vlm {
 
 static void cross_merge(const Step& step, Worker& w) {
-  visit_patches(step.out[0], step.in[0], w, [](int k, float* patch, const float* element, int64_t n) {
-    if (k == 0)
-      for (int64_t i = 0; i < n; i++) patch[i] = element[i];
+  visit_runs(step.out[0], step.in[0], w, [](const Run& r) {
+    const auto each = [&](auto put) {
+      for (int64_t j = 0; r.n == 1 && j < r.count; j++) put(r.patch[j * r.patch_step], r.element[j * r.element_step]);
+      for (int64_t j = 0; r.n > 1 && j < r.count; j++)
+        for (int64_t i = 0; i < r.n; i++) put(r.patch[j * r.patch_step + i], r.element[j * r.element_step + i]);
+    };
+    if (r.direction == 0)
+      each([](float& sum, float x) { sum = x; });
     else
-      for (int64_t i = 0; i < n; i++) patch[i] += element[i];
+      each([](float& sum, float x) { sum += x; });
   });
 }
 

@@ -9,11 +9,10 @@
 namespace vlm {
 
 static void cross_scan(const Step& step, Worker& w) {
-  visit_patches(step.in[0], step.out[0], w, [](int, const float* patch, float* element, int64_t n) {
-    if (n == 1)
-      *element = *patch;
-    else
-      std::memcpy(element, patch, n * sizeof(float));
+  visit_runs(step.in[0], step.out[0], w, [](const Run& r) {
+    for (int64_t j = 0; r.n == 1 && j < r.count; j++) r.element[j * r.element_step] = r.patch[j * r.patch_step];
+    for (int64_t j = 0; r.n > 1 && j < r.count; j++)
+      std::memcpy(r.element + j * r.element_step, r.patch + j * r.patch_step, r.n * sizeof(float));
   });
 }
 

@@ -46,8 +46,7 @@ size_t prepare_linear(const Step& step, int nth) {
   check_given(weight, "weight");
   check_size(weight, "weight", {-1, -1});
   check_rows(weight, "weight");
-  CHECK(weight.dtype == Dtype::f32 || weight.dtype == Dtype::f16 || weight.dtype == Dtype::bf16,
-        "weight must be f32, f16 or bf16, got ", shape(weight));
+  check_weight(weight);
   const int64_t n = weight.size[0], k = weight.size[1];
   check_row_tensor(x, "x", x, k);
   check_row_tensor(y, "y", x, n);

@@ -7,6 +7,7 @@
 
 namespace vlm {
 
+constexpr float kLog2e = 1.44269504f;
 constexpr int64_t kScanTile = 64;  // steps whose buffers stay in the first-level cache
 
 // What one thread needs for blocks of `rows` steps with n states, for the widest registers, in whole cache lines.
@@ -32,7 +33,7 @@ struct ScanBlock {
 
   void set_rates(Rows A) {
     load_rows(rate, F::N, A, lanes, n);
-    for (int64_t s = 0; s < n; s++) store(rate + s * F::N, load(rate + s * F::N) * 1.44269504f);
+    for (int64_t s = 0; s < n; s++) store(rate + s * F::N, load(rate + s * F::N) * kLog2e);
   }
 
   void set_state(Rows from) {
@@ -67,12 +68,34 @@ struct ScanBlock {
     }
   }
 
-  // The recurrence over the rows of a walk: h = exp(dt·A)·h + dt·u·B, y += C·h.
-  void advance(const Walk& walk) {
+  // The recurrence over the rows of a walk: h = exp(dt·A)·h + dt·u·B, y += C·h. Meanwhile memory fetches what is needed
+  // `soon`.
+  void advance(const Walk& walk, std::initializer_list<Rows> soon) {
     int64_t s = 0;
-    for (; s + kStates <= n; s += kStates) advance_states<kStates>(walk, s);
-    for (; s + 4 <= n; s += 4) advance_states<4>(walk, s);
-    for (; s < n; s++) advance_states<1>(walk, s);
+    for (; s + kStates <= n; s += kStates) advance_states<kStates>(walk, s, soon);
+    for (; s + 4 <= n; s += 4) advance_states<4>(walk, s, soon);
+    for (; s < n; s++) advance_states<1>(walk, s, soon);
+  }
+
+  // The recurrence of a single step, with states as lanes: A and the state stay as they lie in memory, n contiguous. Each
+  // number is computed as advance() computes it.
+  void advance_once(Rows A, Rows from, Rows to, const float* B, const float* C) {
+    F sum = load(y);
+    for (int64_t s = 0; s < n; s += F::N) {
+      const F in = load_some(B + s, n - s);
+      F state[F::N];
+      for (int64_t c = 0; c < F::N; c++) {
+        state[c] = zero();
+        if (c >= lanes) continue;
+        const F decay = exp2(set(dt[c]) * (load_some(A.data + c * A.lane + s, n - s) * kLog2e));
+        const F before = from.data ? load_some(from.data + c * from.lane + s, n - s) : zero();
+        state[c] = fma(decay, before, set(dtu[c]) * in);
+        if (to.data) store_some(to.data + c * to.lane + s, state[c], n - s);
+      }
+      transpose(state);
+      for (int64_t i = 0; i < F::N && s + i < n; i++) sum = fma(set(C[s + i]), state[i], sum);
+    }
+    store(y, sum);
   }
 
   // y·scale·silu(z), to where it belongs.
@@ -101,7 +124,7 @@ struct ScanBlock {
   int64_t b_row, c_row;
 
   template <int S>
-  void advance_states(const Walk& walk, int64_t first) {
+  void advance_states(const Walk& walk, int64_t first, std::initializer_list<Rows> soon) {
     F state[S];
     for (int s = 0; s < S; s++) state[s] = load(h + (first + s) * F::N);
     const float* a = rate + first * F::N;
@@ -116,6 +139,8 @@ struct ScanBlock {
           sum = fma(set(out[s]), state[s], sum);
         }
         store(y + p * F::N, sum);
+        if (first == 0)
+          for (const Rows& rows : soon) prefetch(rows, p);
       }
     }
     for (int s = 0; s < S; s++) store(h + (first + s) * F::N, state[s]);

@@ -21,23 +21,33 @@ void selective_scan(const Step& step, Worker& w) {
   const bool positive = step.attr[0].i != 0;
   const int64_t batch = u.size[0], length = u.size[2], n = A.size[1];
   const int64_t groups = B.size[1], width = u.size[1] / groups, blocks = (width + F::N - 1) / F::N;
+  const bool once = length == 1 && A.stride[1] == 1 && B.stride[2] == 1 && C.stride[2] == 1;
   const size_t bytes = scan_scratch(kScanTile, n);
   if (!slots_fit(slots, initial, last, w, w.scratch + bytes * w.nth)) return;
   w.each(batch * groups * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t b = i / (groups * blocks), g = i / blocks % groups, lane = i % blocks * F::N, c = g * width + lane;
       ScanBlock block(w.scratch + bytes * w.ith, kScanTile, n, width - lane);
-      block.set_rates(rows_at(A, c));
-      block.set_state(initial ? rows_at(initial, state_row(slots, b), c) : Rows{});
+      const Rows before = initial ? rows_at(initial, state_row(slots, b), c) : Rows{};
+      const Rows after = last ? rows_at(last, state_row(slots, b), c) : Rows{};
       const F bias = block.per_channel(rows_at(delta_bias, c)), skip = block.per_channel(rows_at(D, c));
+      if (once) {
+        block.enter(rows_at(delta, b, c), rows_at(u, b, c), 1, bias, positive, skip, false);
+        block.advance_once(rows_at(A, c), before, after, at(B, b, g), at(C, b, g));
+        block.leave(rows_at(z, b, c), 1.f, rows_at(y, b, c), 1);
+        continue;
+      }
+      block.set_rates(rows_at(A, c));
+      block.set_state(before);
       for (int64_t t = 0; t < length; t += kScanTile) {
-        const int64_t rows = length - t < kScanTile ? length - t : kScanTile;
+        const int64_t rows = length - t < kScanTile ? length - t : kScanTile, next = t + rows < length ? t + rows : t;
         block.enter(rows_at(delta, b, c, t), rows_at(u, b, c, t), rows, bias, positive, skip, false);
         block.set_projections(rows_at(B, b, g, 0, t), rows_at(C, b, g, 0, t), rows);
-        block.advance(steps(rows));
-        block.leave(rows_at(z, b, c, t), 1.f, rows_at(y, b, c, t), rows);
+        const Rows gate = rows_at(z, b, c, t), out = rows_at(y, b, c, t);
+        block.advance(steps(rows), {gate, out, rows_at(delta, b, c, next), rows_at(u, b, c, next)});
+        block.leave(gate, 1.f, out, rows);
       }
-      if (last) block.get_state(rows_at(last, state_row(slots, b), c));
+      if (last) block.get_state(after);
     }
   });
 }

@@ -28,6 +28,7 @@ void selective_scan_2d(const Step& step, Worker& w) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t b = i / blocks, c = i % blocks * F::N;
       ScanBlock block(scratch, patch_count, n, channels - c);
+      const Rows gate = rows_at(z, b, c), out = rows_at(y, b, c);
       for (int k = 0; k < directions; k++) {
         block.set_rates(rows_at(of_direction(A, 2, k), c));
         block.set_state({});
@@ -35,9 +36,13 @@ void selective_scan_2d(const Step& step, Worker& w) {
         const F skip = block.per_channel(rows_at(of_direction(D, 1, k), c));
         block.enter(rows_at(delta, b, k, c), rows_at(u, b, k, c), patch_count, bias, positive, skip, k > 0);
         block.set_projections(rows_at(B, b, k), rows_at(C, b, k), patch_count);
-        block.advance(patches(k, height, width));
+        const Walk order = patches(k, height, width);
+        if (k + 1 < directions)
+          block.advance(order, {rows_at(delta, b, k + 1, c), rows_at(u, b, k + 1, c)});
+        else
+          block.advance(order, {gate, out});
       }
-      block.leave(rows_at(z, b, c), mean ? 1.f / directions : 1.f, rows_at(y, b, c), patch_count);
+      block.leave(gate, mean ? 1.f / directions : 1.f, out, patch_count);
     }
   });
 }

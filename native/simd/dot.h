@@ -28,6 +28,11 @@ constexpr size_t products_scratch(int64_t m, int64_t k, int nth) {
   return static_cast<size_t>(sums_bytes(nth) + rows * packed_width(k) * static_cast<int64_t>(sizeof(float)));
 }
 
+inline void check_weight(const TensorArg& weight) {
+  CHECK(weight.dtype == Dtype::f32 || weight.dtype == Dtype::f16 || weight.dtype == Dtype::bf16,
+        "weight must be f32, f16 or bf16, got ", shape(weight));
+}
+
 }  // namespace vlm
 #endif
 
@@ -135,15 +140,6 @@ SIMD_INLINE void with_dot(Dtype weight, Call f) {
 #endif
 }
 
-// Into L2: the next tile's weights come from memory while this one is computed.
-SIMD_INLINE void prefetch(const void* p) {
-#if defined(__GNUC__)
-  __builtin_prefetch(p, 0, 2);
-#else
-  (void)p;
-#endif
-}
-
 template <class D, int R>
 SIMD_INLINE void add_column(const typename D::V* x, typename D::V w, F (*sums)[kTileColumns], int c) {
   SIMD_UNROLL
@@ -168,7 +164,7 @@ void tile(const typename D::X* x, const typename D::W* w, int64_t ldw, int colum
   const int64_t next = kTileColumns * ldw;
   int64_t j = 0;
   for (; j + D::kStep <= k; j += D::kStep, x += R * D::kStep) {
-    prefetch(w + next + j);
+    prefetch(w + next + j);  // the next tile's, which come from memory while this one is computed
     prefetch(w1 + next + j);
     prefetch(w2 + next + j);
     prefetch(w3 + next + j);

@@ -48,7 +48,7 @@ SIMD_INLINE F round(F a) { return {_mm512_roundscale_ps(a.v, 8)}; }
 SIMD_INLINE F ldexp(F p, F n) { return {_mm512_scalef_ps(p.v, n.v)}; }
 SIMD_INLINE F copysign(F magnitude, F sign) {
   return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(magnitude.v), _mm512_castps_si512(sign.v),
-                                                        _mm512_set1_epi32(0x7fffffff), 0xac))};
+                                                        _mm512_set1_epi32(0x7fffffff), 0xe4))};
 }
 SIMD_INLINE F load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(
@@ -208,6 +208,15 @@ SIMD_INLINE float sum(F a) {
 #undef SIMD_EACH
 
 #endif
+
+// Starts to bring the cache line at p into L2; p may be outside of everything.
+SIMD_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
 
 SIMD_INLINE F zero() { return set(0.f); }
 SIMD_INLINE F operator*(F a, float b) { return a * set(b); }

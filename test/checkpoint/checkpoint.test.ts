@@ -2,7 +2,12 @@ import { existsSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type Checkpoint, type ExpectedTensor, openCheckpoint, resolveTensors } from '../../lib/checkpoint/checkpoint.ts';
+import {
+  type Checkpoint,
+  type ExpectedTensor,
+  openCheckpoint,
+  resolveTensors,
+} from '../../lib/checkpoint/checkpoint.ts';
 import { failure, openFiles, safetensors, scratch } from './hostile.ts';
 
 const { dir, put } = scratch();

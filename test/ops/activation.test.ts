@@ -26,7 +26,8 @@ test('far out: 0 and x, never NaN', async () => {
 
 test('a part of wider rows, the same bytes on 1 and 2 threads', async () => {
   const x = { shape: [5, 77], data: floats(3, 385) };
-  const record: Parameters<typeof run>[1] = (g, t) => activation(g, { x: slice(t.x!, 1, 3, 50) }, { activation: 'silu' });
+  const record: Parameters<typeof run>[1] = (g, t) =>
+    activation(g, { x: slice(t.x!, 1, 3, 50) }, { activation: 'silu' });
   const [one, two] = [await run({ x }, record, device(1)), await run({ x }, record, device(2))];
   const cut = x.data.filter((_, i) => i % 77 >= 3 && i % 77 < 50);
   close(one.y!, Array.from(cut, activations.silu), 1e-6, 'y');

@@ -1,0 +1,177 @@
+/** The ends of things: dispose, abort, break, workers and processes that go in the middle of a run. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import * as assert from 'uvu/assert';
+import { type GenerateOptions, load, type Model } from '../../lib/index.ts';
+import { failure, suite } from '../kit.ts';
+import { slowCheckpoint } from './model.ts';
+
+const test = suite('lifetime');
+const child = join(dirname(fileURLToPath(import.meta.url)), 'child.ts');
+let dir: string;
+let remove: () => void;
+test.before(async () => {
+  ({ dir, remove } = await slowCheckpoint());
+});
+test.after(() => remove());
+
+const long: GenerateOptions = { prompt: 'for ever', maxNewTokens: 100_000, temperature: 1, seed: 5 };
+
+/** The first piece of text is there, so the model is in the middle of its work. */
+async function begun(model: Model, options: GenerateOptions = long) {
+  const generation = model.generate(options);
+  const pieces = generation[Symbol.asyncIterator]();
+  await pieces.next();
+  return { generation, pieces };
+}
+
+test('leaving the loop stops the work and keeps what there is', async () => {
+  await using model = await load(dir);
+  const generation = model.generate(long);
+  let text = '';
+  for await (const piece of generation) {
+    text += piece;
+    if (text.length > 10) break;
+  }
+  const result = await generation;
+  assert.is(result.finishReason, 'abort');
+  assert.ok(result.text.startsWith(text));
+  assert.is(result.usage.completionTokens, result.tokens.length);
+  assert.is((await model.generate({ prompt: 'again', maxNewTokens: 3 })).tokens.length, 3);
+});
+
+test('an abort rejects with its reason within 100 ms, wherever it comes', async () => {
+  await using model = await load(dir);
+  const reason = new Error('enough');
+  for (const wait of [0, 1, 5, 50]) {
+    const controller = new AbortController();
+    const generation = model.generate({
+      ...long,
+      prompt: 'word '.repeat(wait < 5 ? 2000 : 5),
+      signal: controller.signal,
+    });
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    const start = performance.now();
+    controller.abort(reason);
+    assert.is(await failure(() => generation), reason);
+    assert.ok(performance.now() - start < 100, `after ${wait} ms: took ${performance.now() - start} ms`);
+  }
+  const controller = new AbortController();
+  controller.abort(reason);
+  assert.is(await failure(() => model.generate({ ...long, signal: controller.signal })), reason);
+  assert.is(await failure(() => load(dir, { signal: controller.signal })), reason);
+});
+
+test('dispose while generating, twice, and use after it', async () => {
+  const model = await load(dir);
+  const { generation } = await begun(model);
+  const [first, second] = [model.dispose(), model.dispose()];
+  assert.is(first, second);
+  assert.is((await failure(() => generation)).code, 'ERR_DISPOSED');
+  await first;
+  for (const use of [
+    () => model.generate({ prompt: 'x' }),
+    () => model.logits({ prompt: 'x' }),
+    () => model.imageEmbeds({ data: new Uint8Array(3), width: 1, height: 1, channels: 3 }),
+    () => model.pixels({ data: new Uint8Array(3), width: 1, height: 1, channels: 3 }),
+    () => model.profile(),
+    () => model.chat(),
+  ])
+    assert.is((await failure(use)).code, 'ERR_DISPOSED');
+});
+
+test('models that nobody disposed are collected', async () => {
+  const gc = (globalThis as { gc?: () => void }).gc;
+  assert.ok(gc, 'run with --expose-gc');
+  const threads = () => (process.platform === 'linux' ? readdirSync('/proc/self/task').length : 0);
+  await load(dir).then((model) => model.logits({ prompt: 'x' }));
+  const settle = async () => {
+    for (let i = 0; i < 5; i++) {
+      gc!();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  await settle();
+  const before = threads();
+  for (let i = 0; i < 10; i++) await load(dir).then((model) => model.logits({ prompt: 'x' }));
+  await settle();
+  assert.ok(threads() <= before + 1, `${threads()} threads, ${before} before`);
+});
+
+test('eight at once and more waiting, each as if alone', async () => {
+  await using model = await load(dir);
+  const alone = await Promise.all(
+    Array.from({ length: 12 }, (_, i) => i).map(async (seed) => {
+      const one = await load(dir);
+      const result = await one.generate({ prompt: `text ${seed}`, maxNewTokens: 12, temperature: 0.8, seed });
+      await one.dispose();
+      return result.tokens;
+    }),
+  );
+  const together = await Promise.all(
+    alone.map((_, seed) => model.generate({ prompt: `text ${seed}`, maxNewTokens: 12, temperature: 0.8, seed })),
+  );
+  assert.equal(
+    together.map(({ tokens }) => tokens),
+    alone,
+  );
+});
+
+test('worker.terminate() in the middle of a run, 20 times', async () => {
+  for (let i = 0; i < 20; i++) {
+    const code = `import('tsx/esm/api').then((tsx) => (tsx.register(), import(${JSON.stringify(pathToFileURL(child))})));`;
+    const worker = new Worker(code, {
+      eval: true,
+      workerData: { dir, how: 'run' },
+    });
+    await once(worker, 'message');
+    const start = performance.now();
+    await worker.terminate();
+    assert.ok(performance.now() - start < 500, `terminate took ${performance.now() - start} ms`);
+  }
+});
+
+const start = (how: string): ChildProcess =>
+  spawn(process.execPath, ['--import', 'tsx', child, JSON.stringify({ dir, how })], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+
+test('process.exit() in the middle of a run keeps its status', async () => {
+  for (let i = 0; i < 3; i++) assert.equal(await once(start('exit'), 'close'), [7, null]);
+});
+
+test('a process ends by itself when nothing is left to do', async () => {
+  assert.equal(await once(start('abandon'), 'close'), [0, null]);
+});
+
+test('a signal ends the process at once', async () => {
+  const running = start('signal');
+  await once(running.stdout!, 'data');
+  running.kill('SIGTERM');
+  assert.equal(await once(running, 'close'), [null, 'SIGTERM']);
+});
+
+test('the event loop stays free while it generates', async () => {
+  await using model = await load(dir);
+  const { generation, pieces } = await begun(model);
+  const late: number[] = [];
+  let last = performance.now();
+  const timer = setInterval(() => {
+    const now = performance.now();
+    late.push(now - last - 1);
+    last = now;
+  }, 1);
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  clearInterval(timer);
+  await pieces.return?.(undefined);
+  await generation;
+  late.sort((a, b) => a - b);
+  const p99 = late[Math.floor(late.length * 0.99)]!;
+  assert.ok(p99 <= 10, `99th percentile ${p99.toFixed(1)} ms late`);
+});
+
+test.run();
