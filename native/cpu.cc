@@ -17,6 +17,19 @@
 namespace vlm {
 namespace {
 
+// Waking and joining the others costs a few microseconds: what memory delivers in that time is done sooner alone.
+constexpr int64_t kSoloBytes = 96 << 10;
+
+int64_t traffic(const Step& step) {
+  int64_t bytes = 0;
+  auto add = [&](const TensorArg& t) {
+    if (t) bytes += t.numel() * dtype_bytes(t.dtype);
+  };
+  for (const auto& t : step.in) add(t);
+  for (const auto& t : step.out) add(t);
+  return bytes;
+}
+
 struct Executable {
   std::vector<PreparedStep> steps;
   size_t scratch = 0;
@@ -53,7 +66,7 @@ class Cpu final : public Backend {
       for (; s < count; s++) {
         const Op& op = kOps[steps[s].op];
         made->scratch = std::max(made->scratch, op.prepare(steps[s], pool_.size()));
-        made->steps.push_back({steps[s], op.kernel(detect_isa())});
+        made->steps.push_back({steps[s], op.kernel(detect_isa()), traffic(steps[s]) < kSoloBytes});
       }
       return made.release();
     } catch (const Error& e) {

@@ -9,8 +9,16 @@
 namespace vlm {
 namespace {
 
-// Long enough to bridge the gap between steps, short enough that a thread whose partner lost its core gives way.
-constexpr int kSpins = 4000;
+// About 10 µs: long enough to bridge the gap between steps, short enough to give way to a partner on the same core.
+constexpr int kSpins = 200;
+
+// Without partners there is nobody to wait for.
+struct Alone final : Team {
+  Team& team;
+  explicit Alone(Team& t) : team(t) {}
+  void barrier() override { next.store(0, std::memory_order_relaxed); }
+  void fail(int step, const char* code, const std::string& message) override { team.fail(step, code, message); }
+};
 
 inline void relax() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -98,12 +106,19 @@ void Pool::walk(int ith) {
   flush_subnormals();
   using Clock = std::chrono::steady_clock;
   auto start = Clock::now();
+  Alone alone(*this);
   const int count = static_cast<int>(steps_->size());
   for (int s = 0; s < count && !stop_; s++) {
-    const auto& [step, kernel] = (*steps_)[s];
-    Worker worker{*this, ith, nth_, s, scratch_};
-    kernel(step, worker);
-    barrier();
+    const auto& [step, kernel, solo] = (*steps_)[s];
+    if (!solo) {
+      Worker worker{*this, ith, nth_, s, scratch_};
+      kernel(step, worker);
+    } else if (ith == 0) {
+      Worker worker{alone, 0, 1, s, scratch_};
+      kernel(step, worker);
+      alone.barrier();
+    }
+    if (!solo || s + 1 == count || !(*steps_)[s + 1].solo) barrier();
     if (ith == 0 && ms_) {
       const auto now = Clock::now();
       ms_[s] = std::chrono::duration<double, std::milli>(now - start).count();

@@ -13,6 +13,7 @@ namespace vlm {
 struct PreparedStep {
   Step step;
   Kernel kernel;
+  bool solo;  // too little work to share: one thread does it while the others wait
 };
 
 class Pool final : public Team {

@@ -6,10 +6,12 @@ import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
 import { collect } from '../weights.ts';
+import { modelFolder } from './bundled.ts';
 import { bytes, count, table } from './text.ts';
 
 /** What a folder holds, from its config and the headers of its files: nothing is loaded. */
-export async function info(path: string, { json }: { json?: boolean }, signal: AbortSignal): Promise<void> {
+export async function info(name: string, { json }: { json?: boolean }, signal: AbortSignal): Promise<void> {
+  const path = modelFolder(name);
   await checkFolder(path);
   const config = await readConfig(path, { signal });
   const checkpoint = await openCheckpoint(path, { signal });

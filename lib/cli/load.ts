@@ -1,6 +1,7 @@
 import { stderr } from 'node:process';
 import type { Model } from '../model.ts';
 import { load } from '../model.ts';
+import { modelFolder } from './bundled.ts';
 import { number } from './options.ts';
 import { ProgressBar } from './progress.ts';
 
@@ -15,7 +16,7 @@ export interface LoadFlags {
 export async function loadModel(path: string, flags: LoadFlags, signal: AbortSignal): Promise<Model> {
   const bar = new ProgressBar(`loading ${path}`, stderr.isTTY === true && !flags.quiet);
   try {
-    const model = await load(path, {
+    const model = await load(modelFolder(path), {
       device: flags.device,
       dtype: flags.dtype as 'auto',
       threads: number(flags.threads),

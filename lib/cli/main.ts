@@ -34,15 +34,22 @@ function build(signal: AbortSignal): Command {
       'after',
       `
 Examples:
+  vl-mamba demo
   vl-mamba run ./model -i photo.jpg -p "What is in this picture?"
   curl -s https://example.com/cat.png | vl-mamba run ./model -i - -p "What colour is it?"
   vl-mamba chat ./model -i photo.jpg
   vl-mamba doctor
 
-MODEL is a folder with config.json, model.safetensors and tokenizer.json.
+MODEL is a folder with config.json, model.safetensors and tokenizer.json, or demo, the one in the package.
 The answer goes to stdout, everything else to stderr.
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     );
+
+  loading(program.command('demo'))
+    .description('the model that comes with the package, on its own pictures or on yours')
+    .argument('[picture]', 'file of a picture of simple shapes or a word')
+    .option('-p, --prompt <question...>', 'what to ask')
+    .action(async (picture, options) => (await import('./demo.ts')).demo(picture, options, signal));
 
   generating(program.command('run'))
     .description('answer one question')

@@ -1,5 +1,5 @@
 import type { Graph } from '../program.ts';
-import { stridesLike, type Tensor } from '../tensor.ts';
+import { numel, stridesLike, type Tensor } from '../tensor.ts';
 import { expect, expectDtype, expectRank, expectShape } from './check.ts';
 
 export interface CausalConv1dInputs {
@@ -41,7 +41,12 @@ export function causalConv1d(
   expectShape(op, 'slots', slots, 'b', [b]);
   expectShape(op, 'finalState', finalState, states, [slots ? -1 : b, d, w - 1]);
   expect(op, !slots || finalState !== undefined, 'slots chooses rows of finalState: it needs finalState');
-  const y = g.empty('f32', x.shape, stridesLike(x));
+  expect(
+    op,
+    !slots || !initialState || initialState.shape[0] === finalState?.shape[0],
+    `initialState and finalState must have the same number of slots, got ${initialState?.shape[0]} and ${finalState?.shape[0]}`,
+  );
+  const y = g.empty('f32', x.shape, numel(x.shape) ? stridesLike(x) : undefined);
   const last = finalState ?? g.empty('f32', [b, d, w - 1]);
   g.push(
     op,

@@ -11,12 +11,12 @@ function roundToBf16(x: number): number {
   return bf16((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16);
 }
 
-/** Random weights below 1 as an op takes them, and their values. */
+/** Random weights below 2 as an op takes them, and their values. */
 export function weights(dtype: WeightDtype, seed: number, shape: number[]) {
   const n = shape.reduce((a, b) => a * b, 1);
   const random = floats(seed, n);
   if (dtype === 'f32') return { argument: { shape, data: random }, values: random };
-  // Any bits are a fair number as long as the exponent's highest bit is 0: below 1 in f16; in bf16 that is cut off.
+  // f16: any bits whose highest exponent bit is 0, subnormals among them; bf16: the upper halves.
   const bits = new Uint32Array(random.buffer);
   const data = Uint16Array.from(bits, (u) => (dtype === 'f16' ? (u >>> 8) & 0xbfff : u >>> 16));
   return { argument: { shape, data, dtype }, values: Float32Array.from(data, dtype === 'f16' ? f16 : bf16) };

@@ -34,8 +34,7 @@ export function patchEmbed(
           for (let ch = 0; ch < c; ch++)
             for (let r = 0; r < p; r++)
               for (let s = 0; s < p; s++)
-                sum +=
-                  image[((n * c + ch) * h + p * u + r) * w + p * v + s]! * weight[((o * c + ch) * p + r) * p + s]!;
+                sum += image[((n * c + ch) * h + p * u + r) * w + p * v + s]! * weight[((o * c + ch) * p + r) * p + s]!;
         }
         y[(n * rows + i) * d + o] = sum;
       }
