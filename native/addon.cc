@@ -50,7 +50,8 @@ struct Tag<Token> {
 template <class T>
 Napi::Value handle(Napi::Env env, std::shared_ptr<T> value) {
   using Pointer = std::shared_ptr<T>;
-  auto external = Napi::External<Pointer>::New(env, new Pointer(std::move(value)), [](Napi::Env, Pointer* p) { delete p; });
+  auto external =
+      Napi::External<Pointer>::New(env, new Pointer(std::move(value)), [](Napi::Env, Pointer* p) { delete p; });
   napi_type_tag_object(env, external, &Tag<T>::value);
   return external;
 }
@@ -157,7 +158,8 @@ Napi::Value Write(const CallbackInfo& info) {
   check_range(info, *buffer, offset, static_cast<int64_t>(from.size));
   return node->post(
       info.Env(), nullptr,
-      [buffer, offset, data = std::vector<std::byte>(from.data, from.data + from.size), device = node->device()](Job& job) {
+      [buffer, offset, data = std::vector<std::byte>(from.data, from.data + from.size),
+       device = node->device()](Job& job) {
         return device->backend().write(static_cast<std::byte*>(buffer->memory) + offset, data.data(), data.size(),
                                        job.failure);
       },
@@ -239,8 +241,9 @@ Napi::Value Load(const CallbackInfo& info) {
       if (!(x >= 0 && x <= 9007199254740991.0)) bad(info, 3, "whole numbers");
     if (f[2] > 2 || f[3] > 2 || f[4] > 1 || f[5] >= list.Length()) bad(info, 3, "segments that exist");
     Segment& s = segments[i];
-    s = {int64_t(f[0]), int64_t(f[1]), Dtype(int(f[2])), Dtype(int(f[3])), Transform(int(f[4])),
-         slot<Buffer>(info, 4, list.Get(static_cast<uint32_t>(f[5]))), int64_t(f[6])};
+    s = {int64_t(f[0]),    int64_t(f[1]),        Dtype(int(f[2])),
+         Dtype(int(f[3])), Transform(int(f[4])), slot<Buffer>(info, 4, list.Get(static_cast<uint32_t>(f[5]))),
+         int64_t(f[6])};
     if (!s.buffer || s.count > int64_t{1} << 44) bad(info, 4, "buffers that were not freed");
     check_range(info, *s.buffer, s.at, s.count * dtype_bytes(s.to));
   }
@@ -300,7 +303,8 @@ Napi::Value RunProgram(const CallbackInfo& info) {
   const auto list = info[2].As<Napi::Array>();
   const Program& program = executable->program();
   if (list.Length() != program.inputs.size())
-    throw Napi::RangeError::New(info.Env(), text("the program takes ", program.inputs.size(), " inputs, got ", list.Length()));
+    throw Napi::RangeError::New(info.Env(),
+                                text("the program takes ", program.inputs.size(), " inputs, got ", list.Length()));
   auto run = std::make_shared<Run>();
   for (uint32_t i = 0; i < list.Length(); i++) {
     const Bytes from = bytes(info, 2, list.Get(i));

@@ -204,8 +204,8 @@ void Program::plan() {
 
 void Program::bind(std::byte* arena) {
   for (auto& t : tensors) {
-    auto* base = t.storage >= 0 ? arena + value_offset[t.storage]
-                                : static_cast<std::byte*>(buffers[-1 - t.storage]->memory);
+    auto* base =
+        t.storage >= 0 ? arena + value_offset[t.storage] : static_cast<std::byte*>(buffers[-1 - t.storage]->memory);
     t.arg.data = base + t.offset;
   }
   for (size_t s = 0; s < steps.size(); s++) {

@@ -19,7 +19,7 @@ struct Team {
 struct Worker {
   Team& team;
   int ith, nth;
-  int step;  // its place in the program
+  int step;            // its place in the program
   std::byte* scratch;  // as many bytes as the op's prepare() asked for, shared by the threads, 64-byte aligned
 
   // Calls f(begin, end) for pieces of [0, count) of at most `grain` items until none is left. Which thread gets which

@@ -149,9 +149,7 @@ SIMD_INLINE F ldexp(F p, F n) {
   const float32x4_t b = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
   return {vmulq_f32(vmulq_f32(p.v, a), b)};
 }
-SIMD_INLINE F copysign(F magnitude, F sign) {
-  return {vbslq_f32(vdupq_n_u32(0x80000000), sign.v, magnitude.v)};
-}
+SIMD_INLINE F copysign(F magnitude, F sign) { return {vbslq_f32(vdupq_n_u32(0x80000000), sign.v, magnitude.v)}; }
 SIMD_INLINE F load_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
 SIMD_INLINE F load_f16(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 SIMD_INLINE float sum(F a) { return vaddvq_f32(a.v); }
@@ -167,27 +165,26 @@ struct F {
   F r;                                                \
   for (int i = 0; i < F::N; i++) r.v[i] = expression; \
   return r;
-SIMD_INLINE F set(float x) { SIMD_EACH(x) }
-SIMD_INLINE F load(const float* p) { SIMD_EACH(p[i]) }
-SIMD_INLINE F load(const float* p, int n) { SIMD_EACH(i < n ? p[i] : 0.f) }
-SIMD_INLINE void store(float* p, F a) {
+SIMD_INLINE F set(float x){SIMD_EACH(x)} SIMD_INLINE F load(const float* p){SIMD_EACH(p[i])} SIMD_INLINE F
+    load(const float* p, int n){SIMD_EACH(i < n ? p[i] : 0.f)} SIMD_INLINE void store(float* p, F a) {
   for (int i = 0; i < F::N; i++) p[i] = a.v[i];
 }
 SIMD_INLINE void store(float* p, F a, int n) {
   for (int i = 0; i < n; i++) p[i] = a.v[i];
 }
-SIMD_INLINE F operator+(F a, F b) { SIMD_EACH(a.v[i] + b.v[i]) }
-SIMD_INLINE F operator-(F a, F b) { SIMD_EACH(a.v[i] - b.v[i]) }
-SIMD_INLINE F operator*(F a, F b) { SIMD_EACH(a.v[i] * b.v[i]) }
-SIMD_INLINE F operator/(F a, F b) { SIMD_EACH(a.v[i] / b.v[i]) }
-SIMD_INLINE F fma(F a, F b, F c) { SIMD_EACH(a.v[i] * b.v[i] + c.v[i]) }
-SIMD_INLINE F fnma(F a, F b, F c) { SIMD_EACH(c.v[i] - a.v[i] * b.v[i]) }
-SIMD_INLINE F max(F a, F b) { SIMD_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]) }
-SIMD_INLINE F min(F a, F b) { SIMD_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]) }
-SIMD_INLINE F abs(F a) { SIMD_EACH(a.v[i] < 0 ? -a.v[i] : a.v[i]) }
+SIMD_INLINE F operator+(F a, F b){SIMD_EACH(a.v[i] + b.v[i])} SIMD_INLINE F operator-(F a, F b){
+    SIMD_EACH(a.v[i] - b.v[i])} SIMD_INLINE F
+operator*(F a, F b){SIMD_EACH(a.v[i] * b.v[i])} SIMD_INLINE F
+operator/(F a, F b){SIMD_EACH(a.v[i] / b.v[i])} SIMD_INLINE F
+    fma(F a, F b, F c){SIMD_EACH(a.v[i] * b.v[i] + c.v[i])} SIMD_INLINE F
+    fnma(F a, F b, F c){SIMD_EACH(c.v[i] - a.v[i] * b.v[i])} SIMD_INLINE F
+    max(F a, F b){SIMD_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i])} SIMD_INLINE F
+    min(F a, F b){SIMD_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i])} SIMD_INLINE F
+    abs(F a){SIMD_EACH(a.v[i] < 0 ? -a.v[i] : a.v[i])}
 // Adding and taking away 1.5 * 2^23 leaves the nearest whole number; for |a| < 2^22, which is all that kernels need.
-SIMD_INLINE F round(F a) { SIMD_EACH((a.v[i] + 12582912.f) - 12582912.f) }
-SIMD_INLINE float pow2(int n) { return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23); }
+SIMD_INLINE F round(F a){SIMD_EACH((a.v[i] + 12582912.f) - 12582912.f)} SIMD_INLINE float pow2(int n) {
+  return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23);
+}
 SIMD_INLINE F ldexp(F p, F n) {
   F r;
   for (int i = 0; i < F::N; i++) {
@@ -196,13 +193,11 @@ SIMD_INLINE F ldexp(F p, F n) {
   }
   return r;
 }
-SIMD_INLINE F copysign(F magnitude, F sign) {
-  SIMD_EACH(std::bit_cast<float>((std::bit_cast<uint32_t>(magnitude.v[i]) & 0x7fffffff) |
-                                 (std::bit_cast<uint32_t>(sign.v[i]) & 0x80000000)))
-}
-SIMD_INLINE F load_bf16(const uint16_t* p) { SIMD_EACH(bf16_to_f32(p[i])) }
-SIMD_INLINE F load_f16(const uint16_t* p) { SIMD_EACH(f16_to_f32(p[i])) }
-SIMD_INLINE float sum(F a) {
+SIMD_INLINE F copysign(F magnitude, F sign){
+    SIMD_EACH(std::bit_cast<float>((std::bit_cast<uint32_t>(magnitude.v[i]) & 0x7fffffff) |
+                                   (std::bit_cast<uint32_t>(sign.v[i]) & 0x80000000)))} SIMD_INLINE F
+    load_bf16(const uint16_t* p){SIMD_EACH(bf16_to_f32(p[i]))} SIMD_INLINE F
+    load_f16(const uint16_t* p){SIMD_EACH(f16_to_f32(p[i]))} SIMD_INLINE float sum(F a) {
   return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
 }
 #undef SIMD_EACH
