@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { load, type Model } from '../../lib/index.ts';
-import { suite } from '../kit.ts';
+import { close, suite } from '../kit.ts';
 
 const test = suite('demo');
 const held = join('test', 'fixtures', 'demo');
@@ -50,6 +50,35 @@ test('the answers about held-out pictures, drawn in several ways, are right as o
     assert.ok(floor !== undefined, `a floor for the set ${set}`);
     assert.ok(right / all >= floor, `${set}: ${right} of ${all} right, at least ${floor} expected`);
   }
+});
+
+interface Reference {
+  image: string;
+  prompt: string;
+  tokens: number[];
+  /** The smallest lead of the winning logit on the way. */
+  margin: number;
+  /** Little-endian float32 in base64, for the first few. */
+  logits?: string;
+}
+
+test('PyTorch computes the same logits and says the same to 100 questions', async () => {
+  await using exact = await load(join('models', 'demo'), { dtype: 'f32' });
+  const list = JSON.parse(readFileSync(join(held, 'reference.json'), 'utf8')) as Reference[];
+  assert.is(list.length, 100);
+  let compared = 0;
+  for (const { image, prompt, tokens, margin, logits } of list) {
+    const options = { prompt, images: [join(held, image)] };
+    if (logits) {
+      const bytes = Buffer.from(logits, 'base64');
+      close(await exact.logits(options), new Float32Array(new Uint8Array(bytes).buffer), 2e-4, image);
+      compared++;
+    }
+    const result = await exact.generate({ ...options, maxNewTokens: 64 });
+    // A lead this small is within the rounding of either side.
+    if (margin > 0.002) assert.equal(result.tokens, tokens, `${image}: ${prompt}`);
+  }
+  assert.ok(compared >= 20, `${compared} compared`);
 });
 
 test.run();
