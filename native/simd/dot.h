@@ -43,6 +43,8 @@ namespace vlm::SIMD {
 constexpr int kTileRows = 6;
 #elif SIMD_AVX2
 constexpr int kTileRows = 3;
+#elif SIMD_SSE2
+constexpr int kTileRows = 2;
 #else
 constexpr int kTileRows = 1;
 #endif

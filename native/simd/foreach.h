@@ -65,11 +65,14 @@
 #undef SIMD_AVX512
 #undef SIMD_BF16
 #undef SIMD_NEON
+#undef SIMD_SSE2
 
 #if SIMD_PASS == 0
 #define SIMD baseline
 #if defined(__aarch64__) || defined(_M_ARM64)
 #define SIMD_NEON 1
+#elif defined(__SSE2__) || defined(_M_X64)
+#define SIMD_SSE2 1
 #endif
 #elif SIMD_PASS == 1
 #define SIMD avx2
