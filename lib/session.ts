@@ -305,9 +305,9 @@ export class Session {
     if (messages !== undefined || (answering && open && text === undefined && images.length === 0))
       return this.#messages(messages ?? [], images, answering);
     if (text === undefined && images.length === 0) {
-      if (answering && memory && memory.notes.unread.length > 0)
-        return { prompt: { pieces: [], images: [] }, conversation };
-      throw rangeError('ERR_PROMPT_EMPTY', 'there is nothing to read: give text, messages or images');
+      if (!answering || !memory?.notes.unread.length)
+        throw rangeError('ERR_PROMPT_EMPTY', 'there is nothing to read: give text, messages or images');
+      return { prompt: { pieces: [], images: [] }, conversation };
     }
     const marked = text?.includes(IMAGE_MARK) ? text : IMAGE_MARK.repeat(images.length) + (text ?? '');
     const pieces = await fromPrompt(tokenizer, marked, images.length);
@@ -320,7 +320,7 @@ export class Session {
     addGenerationPrompt: boolean,
   ): Promise<Next> {
     const { tokenizer, template } = this.#runtime.parts;
-    const { conversation } = this.#saved;
+    const { conversation, memory } = this.#saved;
     const prompt = conversation
       ? await continueMessages(tokenizer, template, conversation.messages, conversation.answer, messages, images, {
           addGenerationPrompt,
@@ -331,6 +331,8 @@ export class Session {
         'ERR_SESSION_TEMPLATE',
         "the checkpoint's chat template does not write the messages that were read again as they were: begin a new session with all of them",
       );
+    if (prompt.pieces.length === 0 && !memory?.notes.unread.length)
+      throw rangeError('ERR_PROMPT_EMPTY', 'the chat template adds nothing after the picture: give text');
     return {
       prompt: checkCount({ pieces: prompt.pieces, images: prompt.images as ImageInput[] }),
       conversation: { messages: prompt.messages, answer: null },

@@ -84,7 +84,7 @@ export async function fromMessages(
  * goes on with `next`, tokenized on its own. `answer` is what the model said to `past`, or null when it was not asked: it
  * has read `past` without the words after which the assistant speaks. `messages` of the result is the whole conversation.
  * Null when the template does not write the past again as it was: then everything has to be read anew. Errors as in
- * `fromMessages`, but `next` may be empty.
+ * `fromMessages`, but `next` and `pieces` may be empty.
  */
 export async function continueMessages(
   tokenizer: Tokenizer,
@@ -110,7 +110,9 @@ export async function continueMessages(
     const item = rest.splice(0, first + 1).at(-1);
     if (item === undefined || item === 'image' || item.trusted || item.text !== said) return null;
   }
-  return { pieces: await toPieces(tokenizer, rest), images: imagesOf(added), messages: whole };
+  // Some templates write nothing where the assistant begins to speak.
+  const pieces = rest.length === 0 ? [] : await toPieces(tokenizer, rest);
+  return { pieces, images: imagesOf(added), messages: whole };
 }
 
 /** Checks messages and copies them with every picture of the call in its place. */
