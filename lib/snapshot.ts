@@ -157,7 +157,7 @@ export async function decodeSnapshot(
   return {
     floats,
     notes: readNotes(metadata.get('notes'), config.text.vocabSize),
-    conversation: readJson<Conversation | null>(metadata.get('conversation'), 'conversation'),
+    conversation: readConversation(metadata.get('conversation')),
     label: metadata.get('label') ?? '',
   };
 }
@@ -237,7 +237,11 @@ function readJson<T>(text: string | undefined, field: string): T {
 }
 
 function readNotes(text: string | undefined, vocabSize: number): Notes {
-  const { position, unread, seen } = readJson<{ position: number; unread: number[]; seen: number[] }>(text, 'notes');
+  const { position, unread, seen } = Object(readJson(text, 'notes')) as {
+    position: number;
+    unread: number[];
+    seen: number[];
+  };
   const id = (value: number) => Number.isInteger(value) && value >= 0 && value < vocabSize;
   if (
     !Number.isSafeInteger(position) ||
@@ -249,6 +253,26 @@ function readNotes(text: string | undefined, vocabSize: number): Notes {
   )
     throw fail('CORRUPT', 'has notes that fit no text of this model');
   return { position, unread: Int32Array.from(unread), seen: new Set(seen) };
+}
+
+function readConversation(text: string | undefined): Conversation | null {
+  const found = readJson<Conversation | null>(text, 'conversation');
+  const part = (value: unknown) => {
+    const { type, text } = Object(value) as { type?: unknown; text?: unknown };
+    return type === 'image' || (type === 'text' && typeof text === 'string');
+  };
+  const message = (value: unknown) => {
+    const { role, content } = Object(value) as { role?: string; content?: unknown };
+    return (
+      ['system', 'user', 'assistant'].includes(role ?? '') &&
+      (typeof content === 'string' || (Array.isArray(content) && content.every(part)))
+    );
+  };
+  if (found === null) return null;
+  const { messages, answer } = Object(found) as Partial<Conversation>;
+  if (!Array.isArray(messages) || !messages.every(message) || (answer !== null && typeof answer !== 'string'))
+    throw fail('CORRUPT', 'has a conversation that is none');
+  return { messages, answer };
 }
 
 /** A message with the places of its pictures, which the state has seen. */
