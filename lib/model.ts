@@ -83,6 +83,11 @@ export class Model {
     return { name, threads };
   }
 
+  /** Tells checkpoints apart: a snapshot can be restored where this is the same. */
+  get fingerprint(): string {
+    return this.#runtime.parts.fingerprint;
+  }
+
   /** Bytes of weights in memory. */
   get weightBytes(): number {
     return this.#runtime.parts.engine.loaded.bytes;
