@@ -1,5 +1,6 @@
 import { stderr, stdout } from 'node:process';
 import { rangeError, VLMambaError } from '../errors.ts';
+import type { Model } from '../model.ts';
 import { exists, listPictures, makeLibrary, snapshotPath, writeWhole } from './library.ts';
 import { type LoadFlags, loadModel } from './load.ts';
 import { ProgressBar } from './progress.ts';
@@ -24,14 +25,7 @@ export async function index(names: string[], flags: IndexFlags, signal: AbortSig
     for (const [i, picture] of pictures.entries()) {
       bar.draw(i, pictures.length);
       try {
-        const path = await snapshotPath(flags.out, picture, model, signal);
-        if (await exists(path)) {
-          count.kept++;
-          continue;
-        }
-        using session = await model.look(picture, { signal });
-        await writeWhole(path, await session.snapshot({ dtype: flags.exact ? 'f32' : 'bf16', label: picture }));
-        count.added++;
+        count[await add(model, picture, flags, signal)]++;
       } catch (error) {
         signal.throwIfAborted();
         bar.clear();
@@ -49,4 +43,12 @@ export async function index(names: string[], flags: IndexFlags, signal: AbortSig
       'ERR_INDEX_INCOMPLETE',
       `${count.failed} of ${pictures.length} pictures are not in ${flags.out}`,
     );
+}
+
+async function add(model: Model, picture: string, flags: IndexFlags, signal: AbortSignal): Promise<'added' | 'kept'> {
+  const path = await snapshotPath(flags.out, picture, model, signal);
+  if (await exists(path)) return 'kept';
+  using session = await model.look(picture, { signal });
+  await writeWhole(path, await session.snapshot({ dtype: flags.exact ? 'f32' : 'bf16', label: picture }));
+  return 'added';
 }
