@@ -3,8 +3,8 @@ import { CHUNK, type Ending, type Engine, type Outcome } from './engine.ts';
 import { VLMambaError } from './errors.ts';
 import type { Sampling } from './sampling.ts';
 
-/** A text shorter than this shares its turn with others: the weights are read once for all of them. */
-const SHORT = CHUNK / 4;
+/** Positions of a piece while others write; texts with less to read than that share a turn. */
+const PIECE = CHUNK / 4;
 
 /** A text that is being read or written. */
 export interface Task {
@@ -160,7 +160,9 @@ export class Scheduler {
     const reading = this.#queue.filter((entry) => !drawing.includes(entry));
     this.#alternate = !this.#alternate;
     const turn =
-      reading.length > 0 && (this.#alternate || drawing.length === 0) ? this.#read(reading) : this.#draw(drawing);
+      reading.length > 0 && (this.#alternate || drawing.length === 0)
+        ? this.#read(reading, drawing.length > 0 ? PIECE : CHUNK)
+        : this.#draw(drawing);
     const taken = new Set(turn.entries);
     this.#queue.splice(0, this.#queue.length, ...this.#queue.filter((entry) => !taken.has(entry)));
     return turn;
@@ -172,19 +174,22 @@ export class Scheduler {
     return { entries, length: 1, ending, token: new CancelToken() };
   }
 
-  /** Several short texts read as many ids as the shortest has; what comes after its last id is then a step of writing. */
-  #read(reading: Entry[]): Turn {
+  /**
+   * Several short texts read a piece together that is no longer than the shortest; the last id of each is then a step of
+   * writing. Lengths and numbers of texts are powers of two, so that a few programs serve them all.
+   */
+  #read(reading: Entry[], piece: number): Turn {
     const [first] = reading as [Entry];
     const ahead = ({ task }: Entry) => task.ids.length - (task.ending === 'none' ? 0 : 1);
-    const short = reading.filter((entry) => ahead(entry) < SHORT);
+    const short = reading.filter((entry) => ahead(entry) < PIECE);
     if (short.length < 2 || short[0] !== first) {
       const { ids, ending } = first.task;
-      const length = Math.min(ids.length, CHUNK);
+      const length = Math.min(ids.length, piece);
       return { entries: [first], length, ending: length === ids.length ? ending : 'none', token: new CancelToken() };
     }
-    const length = Math.min(...short.map(ahead));
-    const most = Math.min(this.#options.maxBatch, Math.floor(CHUNK / length));
-    return { entries: short.slice(0, most), length, ending: 'none', token: new CancelToken() };
+    const length = powerOfTwo(Math.min(...short.map(ahead)));
+    const count = powerOfTwo(Math.min(short.length, this.#options.maxBatch, CHUNK / length));
+    return { entries: short.slice(0, count), length, ending: 'none', token: new CancelToken() };
   }
 
   async #run(turn: Turn): Promise<void> {
@@ -227,3 +232,6 @@ export class Scheduler {
     }
   }
 }
+
+/** The largest that is no more than `n`. */
+const powerOfTwo = (n: number): number => 2 ** Math.floor(Math.log2(n));

@@ -20,10 +20,14 @@ const QUESTIONS = [
   'Is there a star?',
   'What is in the middle?',
 ];
+/** Timings of one thing: so many, or as many as fit into LIMIT_MS. */
 const ROUNDS = 9;
+const LIMIT_MS = 5000;
 const STREAMS = [1, 8, 64];
 const STREAM_TOKENS = 64;
+/** At most; fewer when they take longer than WATCH_MS. */
 const FRAMES = 200;
+const WATCH_MS = 60_000;
 
 const number = (value: number) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
 const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
@@ -37,7 +41,9 @@ async function ms(work: () => Promise<unknown>): Promise<number> {
 async function medianMs(work: () => Promise<unknown>): Promise<number> {
   await work();
   const times: number[] = [];
-  for (let i = 0; i < ROUNDS; i++) times.push(await ms(work));
+  const start = performance.now();
+  while (times.length < ROUNDS && (times.length === 0 || performance.now() - start < LIMIT_MS))
+    times.push(await ms(work));
   return median(times);
 }
 
@@ -148,14 +154,15 @@ async function watching(model: Model, pictures: readonly string[]): Promise<void
   const session = model.session();
   const times: number[] = [];
   const memory: number[] = [];
-  for (let i = 0; i < FRAMES; i++) {
+  const start = performance.now();
+  for (let i = 0; i < FRAMES && (i < 40 || performance.now() - start < WATCH_MS); i++) {
     times.push(await ms(() => session.append({ images: [pictures[i % pictures.length]!] })));
     memory.push(process.memoryUsage().rss / 2 ** 20);
   }
   const tokens = session.tokens;
   session.dispose();
   table(
-    `A stream of ${FRAMES} frames (${tokens} positions)`,
+    `A stream of ${times.length} frames (${tokens} positions)`,
     ['', 'ms a frame', 'RSS, MiB'],
     [
       ['frames 11 to 30', median(times.slice(10, 30)), median(memory.slice(10, 30))],
