@@ -175,21 +175,22 @@ export class Scheduler {
   }
 
   /**
-   * Several short texts read a piece together that is no longer than the shortest; the last id of each is then a step of
-   * writing. Lengths and numbers of texts are powers of two, so that a few programs serve them all.
+   * Short texts read a piece together: as much as the first can, with all who have as much to read; the last id of each is
+   * then a step of writing. Lengths and numbers of texts are powers of two, so that a few programs serve them all.
    */
   #read(reading: Entry[], piece: number): Turn {
     const [first] = reading as [Entry];
     const ahead = ({ task }: Entry) => task.ids.length - (task.ending === 'none' ? 0 : 1);
-    const short = reading.filter((entry) => ahead(entry) < PIECE);
-    if (short.length < 2 || short[0] !== first) {
-      const { ids, ending } = first.task;
-      const length = Math.min(ids.length, piece);
-      return { entries: [first], length, ending: length === ids.length ? ending : 'none', token: new CancelToken() };
+    const token = new CancelToken();
+    if (ahead(first) < PIECE) {
+      const length = powerOfTwo(ahead(first));
+      const alike = reading.filter((entry) => ahead(entry) >= length && ahead(entry) < PIECE);
+      const count = powerOfTwo(Math.min(alike.length, this.#options.maxBatch, CHUNK / length));
+      if (count > 1) return { entries: alike.slice(0, count), length, ending: 'none', token };
     }
-    const length = powerOfTwo(Math.min(...short.map(ahead)));
-    const count = powerOfTwo(Math.min(short.length, this.#options.maxBatch, CHUNK / length));
-    return { entries: short.slice(0, count), length, ending: 'none', token: new CancelToken() };
+    const { ids, ending } = first.task;
+    const length = Math.min(ids.length, piece);
+    return { entries: [first], length, ending: length === ids.length ? ending : 'none', token };
   }
 
   async #run(turn: Turn): Promise<void> {
