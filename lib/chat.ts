@@ -1,12 +1,10 @@
-import type { GenerationConfig } from './checkpoint/config.ts';
 import { VLMambaError } from './errors.ts';
 import { type GenerateResult, Generation } from './generation.ts';
 import type { ImageInput } from './image/preprocess.ts';
-import type { ReadPrompt, WriteRequest } from './model.ts';
-import { resolveSampling, type SamplingOptions } from './sampling.ts';
-import type { Sequence } from './sequence.ts';
-import { continueMessages, fromMessages, type Message } from './text/prompt.ts';
-import type { Tokenizer } from './text/tokenizer.ts';
+import type { Runtime } from './runtime.ts';
+import type { SamplingOptions } from './sampling.ts';
+import { newSession, type Session } from './session.ts';
+import type { Message } from './text/prompt.ts';
 
 export interface SayOptions extends SamplingOptions {
   /** Pictures that come before the text. */
@@ -14,30 +12,22 @@ export interface SayOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-interface Parts {
-  tokenizer: Tokenizer;
-  template: string | null;
-  defaults: GenerationConfig;
-  open: (signal?: AbortSignal) => Promise<Sequence>;
-  write: (sequence: Sequence, prompt: ReadPrompt, request: WriteRequest) => Promise<GenerateResult>;
-}
-
 /**
- * A conversation. The model's memory of it is one state of fixed size, kept between turns, so a turn reads only the new
- * message. Where the chat template writes the past anew, and after a turn that was cancelled, everything is read again.
+ * A conversation in a session of its own, so a turn reads only the new message. Where the chat template writes the past
+ * anew, and after an answer that its reader left, everything is read again.
  */
 export class Chat {
-  readonly #parts: Parts;
+  readonly #runtime: Runtime;
   /** What was said, pictures in their places; the last is an answer. */
-  #messages: Message[] = [];
+  #messages: readonly Message[] = [];
   /** What has read all of it, if anything has. */
-  #sequence: Sequence | undefined;
+  #session: Session | undefined;
   #turn: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
   /** @internal */
-  constructor(parts: Parts) {
-    this.#parts = parts;
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
   }
 
   /** The conversation so far, answers included. */
@@ -74,37 +64,42 @@ export class Chat {
   }
 
   #forget(): void {
-    this.#sequence?.close();
-    this.#sequence = undefined;
+    this.#session?.dispose();
+    this.#session = undefined;
   }
 
   async #say(
     message: Message,
-    { signal, ...rest }: SayOptions,
+    options: Omit<SayOptions, 'images'>,
     emit: (text: string) => void,
     leave: AbortSignal,
   ): Promise<GenerateResult> {
-    const { tokenizer, template, defaults, open, write } = this.#parts;
     if (this.#disposed) throw new VLMambaError('ERR_DISPOSED', 'the chat was disposed');
-    const sampling = resolveSampling(rest, defaults);
-    const start = performance.now();
-    signal?.throwIfAborted();
-    const past = this.#messages.slice(0, -1);
-    const answer = this.#messages.at(-1)?.content as string | undefined;
-    const more = this.#sequence && (await continueMessages(tokenizer, template, past, answer!, [message]));
-    const prompt = more ?? (await fromMessages(tokenizer, template, [...this.#messages, message]));
-    if (!more) this.#forget();
-    this.#sequence ??= await open(signal);
-    try {
-      const read = { pieces: prompt.pieces, images: prompt.images as ImageInput[] };
-      const result = await write(this.#sequence, read, { sampling, signal, leave, emit, start });
-      this.#messages = [...prompt.messages, { role: 'assistant', content: result.text }];
-      // A state that was left in the middle of a step is no state of this conversation.
-      if (result.finishReason === 'abort') this.#forget();
-      return result;
-    } catch (error) {
+    const whole = [...this.#messages, message];
+    const anew = async () => {
       this.#forget();
-      throw error;
+      const session = newSession(this.#runtime);
+      try {
+        const result = await session.produce({ ...options, messages: whole }, emit, leave);
+        this.#session = session;
+        return result;
+      } catch (error) {
+        session.dispose();
+        throw error;
+      }
+    };
+    const result = this.#session
+      ? await this.#session.produce({ ...options, messages: [message] }, emit, leave).catch((error) => {
+          if ((error as { code?: string }).code !== 'ERR_SESSION_TEMPLATE') throw error;
+          return anew();
+        })
+      : await anew();
+    if (result.finishReason === 'abort') {
+      this.#messages = [...whole, { role: 'assistant', content: result.text }];
+      this.#forget();
+    } else {
+      this.#messages = this.#session!.messages;
     }
+    return result;
   }
 }

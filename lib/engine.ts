@@ -10,11 +10,11 @@ import { tensorOf } from './tensor.ts';
 import type { LoadedWeights } from './weights.ts';
 
 /** Positions read by one run of a program: activations take memory for so many, however long the prompt is. */
-const CHUNK = 256;
-/** Sequences that may have a state at the same time. Memory that no sequence has used is not there yet. */
+export const CHUNK = 256;
+/** States there is memory for at first; it doubles when more are needed at the same time. */
 const SLOTS = 8;
-/** Programs for the last, shorter piece of a prompt that are kept ready. */
-const KEPT = 12;
+/** Programs that are kept ready. */
+const KEPT = 96;
 
 export interface Drawn {
   token: number;
@@ -22,14 +22,40 @@ export interface Drawn {
   logprob: number;
 }
 
-type Ending = 'none' | 'logits' | 'sample';
+/** What a run leaves behind, besides the states: nothing, the next token's logits, or the next token. */
+export type Ending = 'none' | 'logits' | 'sample';
 
-/** A model on a device: its weights, the states of the sequences it is reading, and the programs that work on them. */
+/** One text's part of a run. */
+export interface Row {
+  slot: number;
+  /** An id below 0 is a row of the pictures, −1 the first. All rows of a run have the same number of ids. */
+  ids: Int32Array;
+  /** How the next token is drawn. */
+  sampling?: Sampling | undefined;
+  /** The next token's place in the text, for the random numbers. */
+  position: number;
+}
+
+/** What a run gives for one row: logits [v] for the ending 'logits', a token for 'sample'. */
+export interface Outcome {
+  logits?: Float32Array;
+  drawn?: Drawn;
+}
+
+interface Memory {
+  slots: number;
+  state: DeviceBuffer;
+  /** [slots, v] u8: the tokens that a repetition penalty is for. */
+  seen: DeviceBuffer;
+  views: MambaState[];
+}
+
+/** A model on a device: its weights, the states of the texts it is reading, and the programs that work on them. */
 export class Engine {
-  readonly #programs = new Map<string, Promise<Program>>();
-  readonly #states: MambaState[];
-  readonly #free: number[] = Array.from({ length: SLOTS }, (_, slot) => slot);
-  readonly #waiting: ((slot: number) => void)[] = [];
+  #programs = new Map<string, Promise<Program>>();
+  #memory: Memory;
+  #free: number[];
+  #growing: Promise<void> | undefined;
   #pictures: DeviceBuffer | undefined;
 
   private constructor(
@@ -37,67 +63,85 @@ export class Engine {
     readonly config: ModelConfig,
     readonly loaded: LoadedWeights<unknown>,
     readonly weights: VlMambaWeights,
-    readonly state: DeviceBuffer,
-    readonly seen: DeviceBuffer,
+    memory: Memory,
     readonly embeds: DeviceBuffer | undefined,
   ) {
-    this.#states = stateViews(state, SLOTS, config.text);
+    this.#memory = memory;
+    this.#free = [...Array(memory.slots).keys()].reverse();
   }
 
   static async create(device: Device, config: ModelConfig, loaded: LoadedWeights<unknown>): Promise<Engine> {
-    const state = await device.alloc(SLOTS * Engine.stateBytes(config), 'state');
-    const seen = await device.alloc(SLOTS * config.text.vocabSize, 'seen');
+    const memory = await allocate(device, config, SLOTS);
     const embeds = config.vision
       ? await device.alloc(pictureRows(config) * config.text.hiddenSize * 4, 'embeds')
       : undefined;
-    return new Engine(device, config, loaded, loaded.weights as VlMambaWeights, state, seen, embeds);
+    return new Engine(device, config, loaded, loaded.weights as VlMambaWeights, memory, embeds);
   }
 
-  /** Bytes of recurrent state that a sequence has, however long it is. */
+  /** Bytes of recurrent state that a text has, however long it is. */
   static stateBytes = (config: ModelConfig): number => stateFloats(config.text) * 4;
+
+  get stateBytes(): number {
+    return Engine.stateBytes(this.config);
+  }
 
   /** Rows a picture takes in a prompt. */
   get pictureRows(): number {
     return pictureRows(this.config);
   }
 
-  /** A state of its own for a sequence, all zero; waits for one to come free when all are taken. */
-  async acquire(signal?: AbortSignal): Promise<number> {
-    const slot = this.#free.pop() ?? (await this.#wait(signal));
-    const bytes = Engine.stateBytes(this.config);
-    await this.device.zero(this.state, slot * bytes, bytes);
+  /** States that are in use. */
+  get slotsInUse(): number {
+    return this.#memory.slots - this.#free.length;
+  }
+
+  /** Memory for a state of its own: a copy of the one at `from`, or the state of an empty text. */
+  async acquire(from?: number): Promise<number> {
+    const slot = await this.#take();
+    const { stateBytes: bytes, device } = this;
+    const { state } = this.#memory;
+    try {
+      await (from === undefined
+        ? device.zero(state, slot * bytes, bytes)
+        : device.copy(state, from * bytes, state, slot * bytes, bytes));
+    } catch (error) {
+      this.release(slot);
+      throw error;
+    }
     return slot;
   }
 
+  /** Gives a state's memory to whoever needs it next. */
   release(slot: number): void {
-    const next = this.#waiting.shift();
-    if (next) next(slot);
-    else this.#free.push(slot);
+    this.#free.push(slot);
   }
 
-  #wait(signal?: AbortSignal): Promise<number> {
-    return new Promise((resolve, reject) => {
-      const take = (slot: number) => {
-        signal?.removeEventListener('abort', leave);
-        resolve(slot);
-      };
-      const leave = () => {
-        this.#waiting.splice(this.#waiting.indexOf(take), 1);
-        reject(signal?.reason);
-      };
-      this.#waiting.push(take);
-      signal?.addEventListener('abort', leave, { once: true });
-    });
+  /** A state's floats as `stateViews` lays them out. */
+  async saveState(slot: number): Promise<Float32Array> {
+    const { stateBytes: bytes } = this;
+    return new Float32Array(await this.device.read(this.#memory.state, slot * bytes, bytes));
+  }
+
+  /** Memory for a state with these floats. */
+  async restoreState(floats: Float32Array): Promise<number> {
+    const slot = await this.#take();
+    try {
+      await this.device.write(this.#memory.state, floats, slot * this.stateBytes);
+    } catch (error) {
+      this.release(slot);
+      throw error;
+    }
+    return slot;
   }
 
   /** Makes room for the rows of `count` pictures. */
   async reservePictures(count: number): Promise<void> {
     const bytes = count * this.embeds!.bytes;
     if (this.#pictures && this.#pictures.bytes >= bytes) return;
+    const larger = await this.device.alloc(bytes, 'pictures');
     this.#pictures?.free();
-    // Programs hold the old memory; they are let go here and recorded anew over the new.
-    this.#programs.clear();
-    this.#pictures = await this.device.alloc(bytes, 'pictures');
+    this.#pictures = larger;
+    this.#forgetPrograms();
   }
 
   /** Encodes a picture and keeps its rows as number `place`; pixels is [3, s, s]. */
@@ -121,41 +165,42 @@ export class Engine {
     return new Float32Array(bytes);
   }
 
-  /** Reads `ids` after what the sequence has read so far; an id below 0 is a row of the pictures, −1 the first. */
-  async read(slot: number, ids: Int32Array, token?: CancelToken): Promise<void> {
-    for (let at = 0; at < ids.length; at += CHUNK) await this.#chunk(slot, ids.subarray(at, at + CHUNK), 'none', token);
+  /**
+   * Reads each row's ids after what its text has read so far. A row's outcome and state do not depend, to the last bit, on
+   * its neighbours, nor on how its text was cut into runs.
+   */
+  async run(rows: readonly Row[], ending: Ending, token?: CancelToken): Promise<Outcome[]> {
+    const length = rows[0]!.ids.length;
+    const inputs: Record<string, Float32Array | Int32Array> = {
+      ids: concat(rows.map(({ ids }) => ids)),
+      slots: Int32Array.from(rows, ({ slot }) => slot),
+    };
+    if (ending === 'sample') {
+      inputs.params = Float32Array.from(rows.flatMap(({ sampling }) => paramsOf(sampling!)));
+      inputs.seed = Int32Array.from(rows.flatMap(({ sampling }) => wordsOf(sampling!.seed)));
+      inputs.position = Int32Array.from(rows, ({ position }) => position);
+    }
+    const results = await (await this.#program(rows.length, length, ending)).run(inputs, { token });
+    const { vocabSize: v } = this.config.text;
+    if (ending === 'sample')
+      return rows.map((_, i) => ({ drawn: { token: results.token![i]!, logprob: results.logprob![i]! } }));
+    if (ending === 'logits')
+      return rows.map((_, i) => ({ logits: (results.logits as Float32Array).slice(i * v, (i + 1) * v) }));
+    return rows.map(() => ({}));
   }
 
-  /** Reads `ids` and draws the token that follows them. `position` is its place in the text, for the random numbers. */
-  async next(slot: number, ids: Int32Array, sampling: Sampling, position: number, token?: CancelToken): Promise<Drawn> {
-    const { temperature, topK, topP, minP, repetitionPenalty, seed } = sampling;
-    const rest = await this.#allButLast(slot, ids, token);
-    const results = await this.#chunk(slot, rest, 'sample', token, {
-      params: Float32Array.of(temperature, topK, topP, minP, repetitionPenalty, 0),
-      seed: Int32Array.of(Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))),
-      position: Int32Array.of(position),
-    });
-    return { token: results.token![0]!, logprob: results.logprob![0]! };
-  }
-
-  /** Reads `ids` and gives the logits [v] of the token that follows them. */
-  async logits(slot: number, ids: Int32Array, token?: CancelToken): Promise<Float32Array> {
-    const rest = await this.#allButLast(slot, ids, token);
-    return (await this.#chunk(slot, rest, 'logits', token)).logits as Float32Array;
-  }
-
-  /** Notes the tokens that a repetition penalty is for; forgets those of the slot's last sequence. */
+  /** Notes the tokens that a repetition penalty is for; forgets those of the slot's last text. */
   async setSeen(slot: number, ids: Iterable<number>): Promise<void> {
     const row = new Uint8Array(this.config.text.vocabSize);
     for (const id of ids) if (id >= 0) row[id] = 1;
-    await this.device.write(this.seen, row, slot * row.length);
+    await this.device.write(this.#memory.seen, row, slot * row.length);
   }
 
   /** Milliseconds and GB/s of each step of reading `length` positions and drawing a token. */
   async profile(length: number): Promise<{ program: Program; steps: Awaited<ReturnType<Program['profile']>> }> {
     const slot = await this.acquire();
     try {
-      const program = await this.#program(length, 'sample');
+      const program = await this.#program(1, length, 'sample');
       const inputs = {
         ids: new Int32Array(length),
         slots: Int32Array.of(slot),
@@ -172,43 +217,68 @@ export class Engine {
 
   async dispose(): Promise<void> {
     await this.device.dispose();
+    await this.#growing?.catch(() => {});
     const programs = await Promise.allSettled(this.#programs.values());
     for (const program of programs) if (program.status === 'fulfilled') program.value.drop();
-    for (const buffer of [...this.loaded.buffers, this.state, this.seen, this.embeds, this.#pictures]) buffer?.free();
+    const { state, seen } = this.#memory;
+    for (const buffer of [...this.loaded.buffers, state, seen, this.embeds, this.#pictures]) buffer?.free();
   }
 
-  async #allButLast(slot: number, ids: Int32Array, token?: CancelToken): Promise<Int32Array> {
-    const rest = ids.length % CHUNK || Math.min(CHUNK, ids.length);
-    await this.read(slot, ids.subarray(0, ids.length - rest), token);
-    return ids.subarray(ids.length - rest);
+  async #take(): Promise<number> {
+    for (;;) {
+      const slot = this.#free.pop();
+      if (slot !== undefined) return slot;
+      this.#growing ??= this.#grow().finally(() => {
+        this.#growing = undefined;
+      });
+      await this.#growing;
+    }
   }
 
-  async #chunk(
-    slot: number,
-    ids: Int32Array,
-    ending: Ending,
-    token?: CancelToken,
-    inputs: Record<string, Float32Array | Int32Array> = {},
-  ) {
-    const program = await this.#program(ids.length, ending);
-    return program.run({ ids, slots: Int32Array.of(slot), ...inputs }, { token });
+  async #grow(): Promise<void> {
+    const { device, config } = this;
+    const old = this.#memory;
+    const memory = await allocate(device, config, 2 * old.slots);
+    // Queued before any run over the new memory, and after every run over the old.
+    const copied = Promise.all([
+      device.copy(old.state, 0, memory.state, 0, old.state.bytes),
+      device.copy(old.seen, 0, memory.seen, 0, old.seen.bytes),
+    ]);
+    this.#memory = memory;
+    this.#forgetPrograms();
+    await copied;
+    old.state.free();
+    old.seen.free();
+    for (let slot = memory.slots - 1; slot >= old.slots; slot--) this.#free.push(slot);
   }
 
-  #program(length: number, ending: Ending): Promise<Program> {
+  /** Programs hold the memory they were recorded over: new memory, new programs. */
+  #forgetPrograms(): void {
+    const old = this.#programs;
+    this.#programs = new Map();
+    for (const program of old.values())
+      program.then(
+        (program) => program.drop(),
+        () => {},
+      );
+  }
+
+  #program(batch: number, length: number, ending: Ending): Promise<Program> {
     const { weights, config } = this;
-    return this.#compiled(`${length} ${ending}`, (g) => {
+    return this.#compiled(`${batch}×${length} ${ending}`, (g) => {
       const { hiddenSize: d, vocabSize: v } = config.text;
-      const ids = g.input('ids', 'i32', [1, length]);
-      const slots = g.input('slots', 'i32', [1]);
+      const { slots: count, seen: marks, views } = this.#memory;
+      const ids = g.input('ids', 'i32', [batch, length]);
+      const slots = g.input('slots', 'i32', [batch]);
       const rows = this.#pictures && tensorOf(this.#pictures, 'f32', [this.#pictures.bytes / 4 / d, d]);
-      const h = mamba(g, weights.language, { ids, rows, slots }, this.#states, config.text);
+      const h = mamba(g, weights.language, { ids, rows, slots }, views, config.text);
       if (ending === 'none') return;
       const logits = head(g, weights.language, h, config.text);
       if (ending === 'logits') return g.output('logits', logits);
-      const params = g.input('params', 'f32', [1, 6]);
-      const seed = g.input('seed', 'i32', [1, 2]);
-      const position = g.input('position', 'i32', [1]);
-      const seen = tensorOf(this.seen, 'u8', [SLOTS, v]);
+      const params = g.input('params', 'f32', [batch, 6]);
+      const seed = g.input('seed', 'i32', [batch, 2]);
+      const position = g.input('position', 'i32', [batch]);
+      const seen = tensorOf(marks, 'u8', [count, v]);
       const drawn = sample(g, { logits, params, seed, position, seen, slots });
       g.output('token', drawn.token);
       g.output('logprob', drawn.logprob);
@@ -225,17 +295,48 @@ export class Engine {
   }
 
   /** A program recorded the first time it is asked for. The least recently used ones are let go. */
-  #compiled(key: string, record: (g: Graph) => void): Promise<Program> {
-    let program = this.#programs.get(key);
-    if (!program) {
-      const g = new Graph();
-      record(g);
-      program = this.device.compile(g);
-      program.catch(() => this.#programs.delete(key));
+  async #compiled(key: string, record: (g: Graph) => void): Promise<Program> {
+    for (;;) {
+      const programs = this.#programs;
+      let program = programs.get(key);
+      if (!program) {
+        const g = new Graph();
+        record(g);
+        program = this.device.compile(g);
+        program.catch(() => programs.delete(key));
+      }
+      programs.delete(key);
+      programs.set(key, program);
+      if (programs.size > KEPT) programs.delete(programs.keys().next().value!);
+      const compiled = await program;
+      // Memory may have moved in the meantime; a program over the old memory must not run any more.
+      if (programs === this.#programs) return compiled;
     }
-    this.#programs.delete(key);
-    this.#programs.set(key, program);
-    if (this.#programs.size > KEPT) this.#programs.delete(this.#programs.keys().next().value!);
-    return program;
   }
 }
+
+async function allocate(device: Device, config: ModelConfig, slots: number): Promise<Memory> {
+  const [state, seen] = await Promise.all([
+    device.alloc(slots * Engine.stateBytes(config), 'state'),
+    device.alloc(slots * config.text.vocabSize, 'seen'),
+  ]);
+  return { slots, state, seen, views: stateViews(state, slots, config.text) };
+}
+
+function concat(parts: readonly Int32Array[]): Int32Array {
+  const [first] = parts;
+  const all = new Int32Array(parts.length * first!.length);
+  for (const [i, part] of parts.entries()) all.set(part, i * first!.length);
+  return all;
+}
+
+const paramsOf = ({ temperature, topK, topP, minP, repetitionPenalty }: Sampling): number[] => [
+  temperature,
+  topK,
+  topP,
+  minP,
+  repetitionPenalty,
+  0,
+];
+
+const wordsOf = (seed: bigint): number[] => [Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))];

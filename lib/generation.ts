@@ -26,6 +26,15 @@ export interface Timings {
   tokensPerSecond: number;
 }
 
+/** One of several texts that were written after the same prompt. */
+export interface Choice {
+  text: string;
+  tokens: number[];
+  finishReason: FinishReason;
+  /** Natural log-probability of all its tokens, the one that ended it included. */
+  logprob: number;
+}
+
 export interface GenerateResult {
   text: string;
   /** Ids, without the one that ended the text. */
@@ -33,6 +42,8 @@ export interface GenerateResult {
   finishReason: FinishReason;
   usage: Usage;
   timings: Timings;
+  /** With `n` above 1: all of them, the likeliest for its length first. Its text and tokens are those of the result. */
+  choices?: Choice[];
 }
 
 /** Does the work: passes text on as it comes, ends early when told to leave, returns the result. */

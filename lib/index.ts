@@ -1,13 +1,16 @@
+export type { Score, ScoreOptions } from './best_of.ts';
 export type { SayOptions } from './chat.ts';
 export { Chat } from './chat.ts';
 export type { ConnectorConfig, ModelConfig, TextConfig, VisionConfig } from './checkpoint/config.ts';
 export { type DeviceInfo, devices } from './devices.ts';
 export { VLMambaError } from './errors.ts';
-export type { FinishReason, GenerateResult, Timings, Usage } from './generation.ts';
+export type { Choice, FinishReason, GenerateResult, Timings, Usage } from './generation.ts';
 export { Generation } from './generation.ts';
 export type { ImageInput, RawPixels } from './image/preprocess.ts';
 export { type GenerateOptions, type LoadOptions, type LoadProgress, load, Model, type PromptOptions } from './model.ts';
 export type { EagerOptions, TensorData } from './ops/eager.ts';
 export { ops } from './ops/index.ts';
 export type { SamplingOptions } from './sampling.ts';
+export type { AppendOptions, Mark, QuestionOptions, Session, SessionGenerateOptions } from './session.ts';
+export type { SnapshotDtype, SnapshotOptions } from './snapshot.ts';
 export type { ContentPart, Message } from './text/prompt.ts';

@@ -1,23 +1,28 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { bestOf, type Score, type ScoreOptions, score } from './best_of.ts';
 import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
-import { type GenerationConfig, type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
+import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
+import { fingerprint } from './checkpoint/fingerprint.ts';
 import { readSmallFile } from './checkpoint/regular_file.ts';
 import { parseJsonData } from './checkpoint/strict_json.ts';
 import { CancelToken, Device } from './device.ts';
 import { cudaReason } from './devices.ts';
 import { Engine } from './engine.ts';
 import { rangeError, show, typeError, VLMambaError } from './errors.ts';
-import { type GenerateResult, Generation } from './generation.ts';
-import { type ImageInput, type PreprocessConfig, parsePreprocessConfig, pixels } from './image/preprocess.ts';
-import { resizeOn } from './image/resize.ts';
+import { Generation } from './generation.ts';
+import { abortable } from './image/async.ts';
+import { type ImageInput, type PreprocessConfig, parsePreprocessConfig } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
-import { resolveSampling, type Sampling, type SamplingOptions } from './sampling.ts';
-import { Sequence, Written } from './sequence.ts';
+import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
+import { resolveSampling, type SamplingOptions } from './sampling.ts';
+import { Scheduler } from './scheduler.ts';
+import { lookingAt, newSession, type QuestionOptions, restored, type Session } from './session.ts';
+import { decodeSnapshot } from './snapshot.ts';
 import { readChatTemplate } from './text/chat_template.ts';
-import { fromMessages, fromPrompt, type Message, type Piece } from './text/prompt.ts';
-import { loadTokenizer, type Tokenizer } from './text/tokenizer.ts';
+import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
+import { loadTokenizer } from './text/tokenizer.ts';
 import { bytesToRead, loadWeights } from './weights.ts';
 
 export interface LoadProgress {
@@ -33,6 +38,10 @@ export interface LoadOptions {
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16';
   /** CPU threads; by default one for each physical core. */
   threads?: number;
+  /** Texts that are worked on at the same time, 1 to 256; 64 by default. */
+  maxBatch?: number;
+  /** Texts that may wait for that, 0 to 65536; 1024 by default. One more fails with ERR_QUEUE_FULL. */
+  maxQueue?: number;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -45,142 +54,147 @@ export interface PromptOptions {
   signal?: AbortSignal;
 }
 
-export interface GenerateOptions extends PromptOptions, SamplingOptions {}
-
-/** @internal */
-export interface ReadPrompt {
-  pieces: Piece[];
-  images: readonly ImageInput[];
+export interface GenerateOptions extends PromptOptions, SamplingOptions {
+  /** Write this many texts, 1 to 128, and give the likeliest for its length. */
+  n?: number;
 }
 
-interface LookOptions {
-  signal?: AbortSignal;
-  token: CancelToken;
-  timings?: { image: number; vision: number };
-}
-
-/** @internal */
-export interface WriteRequest {
-  sampling: Sampling;
-  signal?: AbortSignal;
-  leave: AbortSignal;
-  emit: (text: string) => void;
-  /** `performance.now()` at the call. */
-  start: number;
-}
-
-const MAX_IMAGES = 16;
+const MAX_N = 128;
 const MAX_PREPROCESSOR_BYTES = 2 ** 20;
 const PROGRESS_MS = 50;
-
-function checkCount(read: ReadPrompt): ReadPrompt {
-  if (read.images.length > MAX_IMAGES)
-    throw rangeError('ERR_PROMPT_IMAGES', `a prompt can hold ${MAX_IMAGES} pictures, got ${read.images.length}`);
-  return read;
-}
 
 /** A model in memory: made by {@link load}. */
 export class Model {
   readonly config: ModelConfig;
   /** Things about the checkpoint that are odd and did not stop it from loading. */
   readonly warnings: readonly string[];
-  readonly #engine: Engine;
-  readonly #tokenizer: Tokenizer;
-  readonly #template: string | null;
-  readonly #preprocess: PreprocessConfig | null;
-  readonly #defaults: GenerationConfig;
-  /** Pictures of one prompt at a time are on the device. */
-  #pictures: Promise<void> = Promise.resolve();
-  #disposed: Promise<void> | undefined;
+  readonly #runtime: Runtime;
 
   /** @internal */
-  constructor(parts: {
-    config: ModelConfig;
-    engine: Engine;
-    tokenizer: Tokenizer;
-    template: string | null;
-    preprocess: PreprocessConfig | null;
-    defaults: GenerationConfig;
-    warnings: string[];
-  }) {
-    this.config = parts.config;
-    this.warnings = parts.warnings;
-    this.#engine = parts.engine;
-    this.#tokenizer = parts.tokenizer;
-    this.#template = parts.template;
-    this.#preprocess = parts.preprocess;
-    this.#defaults = parts.defaults;
+  constructor(runtime: Runtime, warnings: string[]) {
+    this.config = runtime.parts.config;
+    this.warnings = warnings;
+    this.#runtime = runtime;
   }
 
   /** Where the model runs. */
   get device(): { name: string; threads: number } {
-    const { name, threads } = this.#engine.device;
+    const { name, threads } = this.#runtime.parts.engine.device;
     return { name, threads };
+  }
+
+  /** Tells checkpoints apart: a snapshot can be restored where this is the same. */
+  get fingerprint(): string {
+    return this.#runtime.parts.fingerprint;
   }
 
   /** Bytes of weights in memory. */
   get weightBytes(): number {
-    return this.#engine.loaded.bytes;
+    return this.#runtime.parts.engine.loaded.bytes;
   }
 
   get parameters(): number {
-    return this.#engine.loaded.parameters;
+    return this.#runtime.parts.engine.loaded.parameters;
   }
 
   /** Bytes of memory that one conversation takes, however long it is. */
   get stateBytes(): number {
-    return Engine.stateBytes(this.config);
+    return this.#runtime.parts.engine.stateBytes;
+  }
+
+  /** Texts that are being worked on, texts that wait for that, and states in memory. */
+  get load(): { running: number; waiting: number; states: number } {
+    const { scheduler, engine } = this.#runtime.parts;
+    return { ...scheduler.load, states: engine.slotsInUse };
   }
 
   /**
-   * Writes what follows a prompt: iterate the result for the text as it comes, await it for the whole.
+   * Writes what follows a prompt: iterate the result for the text as it comes, await it for the whole. Calls made at the
+   * same time share the work; none changes another's text.
    *
    * Sampling is greedy unless `temperature` says otherwise. Every error, an argument's too, comes where the result is
-   * awaited or iterated; when `signal` is aborted, its reason does.
+   * awaited or iterated; when `signal` is aborted, its reason does. With `n` above 1 the prompt is read once and continued
+   * n times, number i as if it had been asked for alone with the seed + i; the likeliest text comes in one piece.
    */
   generate(options: GenerateOptions): Generation {
     return new Generation(async (emit, leave) => {
-      this.#open();
-      const { prompt, messages, images, signal, ...rest } = options;
-      const sampling = resolveSampling(rest, this.#defaults);
+      this.#runtime.check();
+      const { prompt, messages, images, signal, n = 1, ...rest } = options;
+      if (!Number.isInteger(n) || n < 1 || n > MAX_N)
+        throw rangeError('ERR_GEN_N', `n must be an integer from 1 to ${MAX_N}, got ${show(n)}`);
+      const sampling = resolveSampling(rest, this.#runtime.parts.defaults);
       const start = performance.now();
       signal?.throwIfAborted();
+      const request = { sampling, signals: [signal], leave, emit, start };
       const read = await this.#prompt({ prompt, messages, images });
-      const sequence = await Sequence.open(this.#engine, this.#tokenizer, signal);
-      try {
-        return await this.#write(sequence, read, { sampling, signal, leave, emit, start });
-      } finally {
-        sequence.close();
-      }
+      if (n > 1) return bestOf(this.#runtime, n, read, request);
+      const { result, memory } = await this.#runtime.write(undefined, { prompt: read }, request);
+      memory?.release();
+      return result;
     });
+  }
+
+  /** A text that is kept in memory, to go on from, to copy and to save. */
+  session(): Session {
+    this.#runtime.check();
+    return newSession(this.#runtime);
+  }
+
+  /** A session that has read a picture, for any number of questions with its `ask`. */
+  async look(image: ImageInput, { signal }: { signal?: AbortSignal } = {}): Promise<Session> {
+    this.#runtime.check();
+    return lookingAt(this.#runtime, image, signal);
+  }
+
+  /**
+   * Asks several questions about one picture, which is encoded and read once. The answers come in any order, each as
+   * `generate` would give it to a message of the picture and the question.
+   */
+  ask(image: ImageInput, questions: readonly string[], options: QuestionOptions = {}): Generation[] {
+    this.#runtime.check();
+    if (!Array.isArray(questions))
+      throw typeError('ERR_ARG_TYPE', `questions must be an array of strings, got ${show(questions)}`);
+    const session = this.look(image, options);
+    const answers = questions.map(
+      (question) =>
+        new Generation(async (emit, leave) => (await abortable(session, leave)).answer(question, options, emit, leave)),
+    );
+    const release = () =>
+      session.then(
+        (session) => session.dispose(),
+        () => {},
+      );
+    void Promise.allSettled(answers).then(release);
+    return answers;
+  }
+
+  /**
+   * A session from a snapshot's bytes, taken by any process and on any device of the same checkpoint.
+   * @throws VLMambaError ERR_SNAPSHOT_…
+   */
+  async restore(snapshot: Uint8Array | ArrayBuffer): Promise<Session> {
+    this.#runtime.check();
+    return restored(this.#runtime, await decodeSnapshot(snapshot, this.#runtime.parts));
+  }
+
+  /** How likely each of several texts is to follow a prompt, which is read once. In the order of `choices`. */
+  score(options: ScoreOptions): Promise<Score[]> {
+    return score(this.#runtime, options, (prompt) => this.#prompt(prompt));
   }
 
   /** A conversation that keeps what it has read: each turn reads only what is new. */
   chat(): Chat {
-    this.#open();
-    return new Chat({
-      tokenizer: this.#tokenizer,
-      template: this.#template,
-      defaults: this.#defaults,
-      open: (signal) => Sequence.open(this.#engine, this.#tokenizer, signal),
-      write: (sequence, prompt, options) => this.#write(sequence, prompt, options),
-    });
+    this.#runtime.check();
+    return new Chat(this.#runtime);
   }
 
   /** The logits [vocab] of the token that follows a prompt. */
-  async logits(options: PromptOptions): Promise<Float32Array> {
-    this.#open();
-    const { signal } = options;
-    const read = await this.#prompt(options);
-    const sequence = await Sequence.open(this.#engine, this.#tokenizer, signal);
-    try {
-      return await this.#cancellable([signal], async (token) => {
-        const { ids, release } = await this.#look(read, { signal, token });
-        return sequence.logits(ids, token).finally(release);
-      });
-    } finally {
-      sequence.close();
-    }
+  async logits({ signal, ...options }: PromptOptions): Promise<Float32Array> {
+    this.#runtime.check();
+    const prompt = await this.#prompt(options);
+    const { logits, memory } = await this.#runtime.cancellable([signal], (any) => this.#runtime.logits(prompt, any));
+    memory.release();
+    return logits;
   }
 
   /** What the connector hands over for a picture: [rows, d_lm]. */
@@ -188,166 +202,62 @@ export class Model {
     image: ImageInput,
     { signal }: { signal?: AbortSignal } = {},
   ): Promise<{ data: Float32Array; shape: number[] }> {
+    const { engine } = this.#runtime.parts;
     const { data } = await this.pixels(image, { signal });
-    return this.#cancellable([signal], async (token) => ({
-      data: await this.#engine.pictureEmbeds(data, token),
-      shape: [this.#engine.pictureRows, this.config.text.hiddenSize],
-    }));
+    return this.#runtime.cancellable([signal], async (any) => {
+      const token = new CancelToken(any);
+      try {
+        const shape = [engine.pictureRows, this.config.text.hiddenSize];
+        return { data: await engine.pictureEmbeds(data, token), shape };
+      } finally {
+        token.release();
+      }
+    });
   }
 
   /** What the encoder reads of a picture: [3, H, W]. */
-  async pixels(
+  pixels(
     image: ImageInput,
     { signal }: { signal?: AbortSignal } = {},
   ): Promise<{ data: Float32Array; shape: number[] }> {
-    this.#open();
-    if (!this.#preprocess)
-      throw new VLMambaError('ERR_NO_VISION', 'this checkpoint only reads text: it has no vision_config');
-    return pixels(image, this.#preprocess, { resize: resizeOn(this.#engine.device), signal });
+    return this.#runtime.pixels(image, signal);
   }
 
   /** Ids of a text, in which special tokens are ordinary characters. */
   tokenize(text: string): Promise<number[]> {
-    return this.#tokenizer.encode(text);
+    return this.#runtime.parts.tokenizer.encode(text);
   }
 
   detokenize(ids: readonly number[]): string {
-    return this.#tokenizer.decode(ids);
+    return this.#runtime.parts.tokenizer.decode(ids);
   }
 
   /** Milliseconds and GB/s of each step of reading `length` positions and drawing a token. */
   async profile(length = 1) {
-    this.#open();
-    const { program, steps } = await this.#engine.profile(length);
+    this.#runtime.check();
+    const { program, steps } = await this.#runtime.parts.engine.profile(length);
     return { program: String(program), steps };
   }
 
   /** Cancels what is running and gives all memory back. Idempotent. */
   dispose(): Promise<void> {
-    this.#disposed ??= this.#engine.dispose();
-    return this.#disposed;
+    return this.#runtime.dispose();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
 
-  #open(): void {
-    if (this.#disposed) throw new VLMambaError('ERR_DISPOSED', 'the model was disposed');
-  }
-
   async #prompt({ prompt, messages, images = [] }: PromptOptions): Promise<ReadPrompt> {
+    const { tokenizer, template } = this.#runtime.parts;
     if (!Array.isArray(images)) throw typeError('ERR_ARG_TYPE', `images must be an array, got ${show(images)}`);
     if ((prompt === undefined) === (messages === undefined))
       throw typeError('ERR_PROMPT_TYPE', 'give either prompt, a string, or messages, a conversation');
     const read =
       messages === undefined
-        ? { pieces: await fromPrompt(this.#tokenizer, prompt!, images.length), images: [...images] }
-        : await fromMessages(this.#tokenizer, this.#template, messages, images);
+        ? { pieces: await fromPrompt(tokenizer, prompt!, images.length), images: [...images] }
+        : await fromMessages(tokenizer, template, messages, images);
     return checkCount({ pieces: read.pieces, images: read.images as ImageInput[] });
-  }
-
-  /** Runs native work under the signals that may end it, and gives the error its right name. */
-  async #cancellable<T>(
-    signals: readonly (AbortSignal | undefined)[],
-    work: (token: CancelToken) => Promise<T>,
-  ): Promise<T> {
-    const given = signals.filter((signal) => signal !== undefined);
-    const token = new CancelToken(given.length > 1 ? AbortSignal.any(given) : given[0]);
-    try {
-      for (const signal of given) signal.throwIfAborted();
-      return await work(token);
-    } catch (error) {
-      for (const signal of given) signal.throwIfAborted();
-      this.#open();
-      throw error;
-    } finally {
-      token.release();
-    }
-  }
-
-  /**
-   * Encodes the pictures of a prompt and turns all of it into ids, a row of a picture being below 0. The pictures stay on
-   * the device until `release` is called; until then no other prompt's can take their place.
-   */
-  async #look(
-    { pieces, images }: ReadPrompt,
-    { signal, token, timings = { image: 0, vision: 0 } }: LookOptions,
-  ): Promise<{ ids: Int32Array; release: () => void }> {
-    const rows = images.length ? this.#engine.pictureRows : 0;
-    const ids = Int32Array.from(
-      pieces.flatMap((piece) =>
-        'ids' in piece ? piece.ids : Array.from({ length: rows }, (_, row) => -1 - (piece.image * rows + row)),
-      ),
-    );
-    if (images.length === 0) return { ids, release: () => {} };
-    let release = () => {};
-    const before = this.#pictures;
-    this.#pictures = new Promise((resolve) => {
-      release = resolve;
-    });
-    try {
-      await before;
-      await this.#engine.reservePictures(images.length);
-      for (const [place, image] of images.entries()) {
-        const start = performance.now();
-        const { data } = await this.pixels(image, { signal });
-        const decoded = performance.now();
-        await this.#engine.look(data, place, token);
-        timings.image += decoded - start;
-        timings.vision += performance.now() - decoded;
-      }
-      return { ids, release };
-    } catch (error) {
-      release();
-      throw error;
-    }
-  }
-
-  async #write(
-    sequence: Sequence,
-    read: ReadPrompt,
-    { sampling, signal, leave, emit, start }: WriteRequest,
-  ): Promise<GenerateResult> {
-    const written = new Written();
-    const seen = { image: 0, vision: 0 };
-    let readFrom = start;
-    let firstAt: number | undefined;
-    try {
-      await this.#cancellable([signal, leave], async (token) => {
-        const { ids, release } = await this.#look(read, { signal, token, timings: seen });
-        readFrom = performance.now();
-        const onRead = () => {
-          firstAt = performance.now();
-          release();
-        };
-        await sequence.write(ids, { sampling, token, emit, onRead }, written).finally(release);
-      });
-    } catch (error) {
-      if (!leave.aborted || error !== leave.reason) throw error;
-      written.finishReason = 'abort';
-    }
-    const end = performance.now();
-    const imageTokens = read.images.length ? read.images.length * this.#engine.pictureRows : 0;
-    const decode = end - (firstAt ?? end);
-    return {
-      text: written.text,
-      tokens: written.tokens,
-      finishReason: written.finishReason,
-      usage: {
-        promptTokens: read.pieces.reduce((sum, piece) => sum + ('ids' in piece ? piece.ids.length : 0), 0),
-        imageTokens,
-        completionTokens: written.tokens.length,
-      },
-      timings: {
-        ...seen,
-        prefill: (firstAt ?? end) - readFrom,
-        firstToken: (firstAt ?? end) - start,
-        decode,
-        total: end - start,
-        tokensPerSecond: decode > 0 ? (Math.max(written.tokens.length - 1, 0) / decode) * 1000 : 0,
-      },
-    };
   }
 }
 
@@ -359,9 +269,19 @@ export class Model {
  */
 export async function load(
   path: string,
-  { device: where = 'auto', dtype = 'auto', threads, signal, onProgress }: LoadOptions = {},
+  {
+    device: where = 'auto',
+    dtype = 'auto',
+    threads,
+    maxBatch = 64,
+    maxQueue = 1024,
+    signal,
+    onProgress,
+  }: LoadOptions = {},
 ): Promise<Model> {
   checkLoadOptions(path, where, dtype);
+  checkWhole('maxBatch', maxBatch, 1, 256);
+  checkWhole('maxQueue', maxQueue, 0, 65_536);
   signal?.throwIfAborted();
   await checkFolder(path);
   const config = await readConfig(path, { signal });
@@ -378,15 +298,16 @@ export async function load(
   const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
   const timer = onProgress && setInterval(report, PROGRESS_MS);
   try {
-    const loaded = await loadWeights(device, checkpoint, tree, {
-      dtype: dtype === 'auto' ? null : dtype,
-      ignore: unread,
-      token,
-    });
+    const [loaded, print] = await Promise.all([
+      loadWeights(device, checkpoint, tree, { dtype: dtype === 'auto' ? null : dtype, ignore: unread, token }),
+      fingerprint(checkpoint, config, signal),
+    ]);
     report();
     const engine = await Engine.create(device, config, loaded);
+    const scheduler = new Scheduler(engine, { maxBatch, maxQueue });
     const warnings = [...config.warnings, ...checkpoint.warnings, ...defaults.warnings, ...tokenizer.warnings];
-    return new Model({ config, engine, tokenizer, template, preprocess, defaults, warnings });
+    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: print };
+    return new Model(new Runtime(parts), warnings);
   } catch (error) {
     await device.dispose();
     signal?.throwIfAborted();
@@ -407,6 +328,11 @@ function checkLoadOptions(path: unknown, device: unknown, dtype: unknown): void 
   }
   if (!['auto', 'f32', 'bf16', 'f16'].includes(dtype as string))
     throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16' or 'f16', got ${show(dtype)}`);
+}
+
+function checkWhole(name: string, value: unknown, least: number, most: number): void {
+  if (!Number.isInteger(value) || (value as number) < least || (value as number) > most)
+    throw rangeError('ERR_ARG_RANGE', `${name} must be an integer from ${least} to ${most}, got ${show(value)}`);
 }
 
 /** @internal */

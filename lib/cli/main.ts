@@ -38,6 +38,7 @@ Examples:
   vl-mamba run ./model -i photo.jpg -p "What is in this picture?"
   curl -s https://example.com/cat.png | vl-mamba run ./model -i - -p "What colour is it?"
   vl-mamba chat ./model -i photo.jpg
+  vl-mamba index ./photos --model ./model --out ./library && vl-mamba ask ./library -p "Is there a dog?"
   vl-mamba doctor
 
 MODEL is a folder with config.json, model.safetensors and tokenizer.json, or demo, the one in the package.
@@ -67,6 +68,23 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     .option('-i, --image <picture...>', 'pictures that the conversation begins with')
     .option('--stats', 'say after each answer how long it took')
     .action(async (model, options) => (await import('./chat.ts')).chat(model, options, signal));
+
+  loading(program.command('index'))
+    .description('reads pictures once, so that ask can be asked about all of them at any time')
+    .argument('<picture...>', 'files, or folders of them')
+    .requiredOption('-m, --model <model>', 'checkpoint folder')
+    .requiredOption('-o, --out <folder>', 'where the snapshots go; those that are there already are kept')
+    .option('--exact', 'keep every bit of the state, in twice the bytes')
+    .option('--json', 'print one object: added, kept, failed, out')
+    .action(async (pictures, options) => (await import('./index_pictures.ts')).index(pictures, options, signal));
+
+  generating(program.command('ask'))
+    .description('one question about every picture that index has read')
+    .argument('<folder>', 'what index wrote')
+    .requiredOption('-p, --prompt <text>', 'the question')
+    .option('-m, --model <model>', 'checkpoint folder (default: where it was when index ran)')
+    .option('--json', 'print an object for each picture, one a line')
+    .action(async (folder, options) => (await import('./ask.ts')).ask(folder, options, signal));
 
   program
     .command('info')

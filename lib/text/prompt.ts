@@ -80,31 +80,39 @@ export async function fromMessages(
 }
 
 /**
- * What a model that has read `past` (the `messages` of an earlier {@link Prompt}) and said `answer` has yet to read before
- * it answers `next`: the end of the answered turn and the new messages, tokenized on their own. `messages` of the result
- * is the whole conversation. Null when the template does not write the past again as it was: then everything has to be
- * read anew. Errors as in `fromMessages`.
+ * What a model that has read `past` (the `messages` of an earlier {@link Prompt}) has yet to read of the conversation that
+ * goes on with `next`, tokenized on its own. `answer` is what the model said to `past`, or null when it was not asked: it
+ * has read `past` without the words after which the assistant speaks. `messages` of the result is the whole conversation.
+ * Null when the template does not write the past again as it was: then everything has to be read anew. Errors as in
+ * `fromMessages`, but `next` and `pieces` may be empty.
  */
 export async function continueMessages(
   tokenizer: Tokenizer,
   template: string | null,
   past: readonly Message[],
-  answer: string,
+  answer: string | null,
   next: readonly Message[],
   images: readonly unknown[] = [],
+  { addGenerationPrompt = true }: MessageOptions = {},
 ): Promise<Prompt | null> {
   // Blanks around the answer are in the model's state as it was generated, and not worth reading again.
-  const said = answer.trim();
-  const added = placeImages(next, images);
-  const whole: Message[] = [...past, { role: 'assistant', content: said }, ...added];
-  const rest = without(render(tokenizer, template, whole, true), render(tokenizer, template, past, true));
+  const said = answer?.trim() ?? '';
+  const added = next.length === 0 && images.length === 0 ? [] : placeImages(next, images);
+  const spoken: Message[] = answer === null ? [] : [{ role: 'assistant', content: said }];
+  const whole: Message[] = [...past, ...spoken, ...added];
+  const rest = without(
+    render(tokenizer, template, whole, addGenerationPrompt),
+    render(tokenizer, template, past, answer !== null),
+  );
   if (!rest) return null;
   if (said !== '') {
     const first = rest.findIndex((item) => item === 'image' || item.text.trim() !== '');
     const item = rest.splice(0, first + 1).at(-1);
     if (item === undefined || item === 'image' || item.trusted || item.text !== said) return null;
   }
-  return { pieces: await toPieces(tokenizer, rest), images: imagesOf(added), messages: whole };
+  // Some templates write nothing where the assistant begins to speak.
+  const pieces = rest.length === 0 ? [] : await toPieces(tokenizer, rest);
+  return { pieces, images: imagesOf(added), messages: whole };
 }
 
 /** Checks messages and copies them with every picture of the call in its place. */

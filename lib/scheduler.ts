@@ -1,0 +1,238 @@
+import { CancelToken } from './device.ts';
+import { CHUNK, type Ending, type Engine, type Outcome } from './engine.ts';
+import { VLMambaError } from './errors.ts';
+import type { Sampling } from './sampling.ts';
+
+/** Positions of a piece while others write; texts with less to read than that share a turn. */
+const PIECE = CHUNK / 4;
+
+/** A text that is being read or written. */
+export interface Task {
+  readonly slot: number;
+  /** What it has yet to read. An id below 0 is a row of the pictures, −1 the first. */
+  ids: Int32Array;
+  /** What is wanted after the last id. */
+  readonly ending: Ending;
+  readonly sampling?: Sampling;
+  /** Positions read so far. */
+  position: number;
+  /** Takes what came after the last id. What to read next, or null when the task is done. */
+  take(outcome: Outcome): Int32Array | null;
+}
+
+interface Entry {
+  task: Task;
+  done: () => void;
+  fail: (reason: unknown) => void;
+}
+
+interface Turn {
+  entries: Entry[];
+  length: number;
+  ending: Ending;
+  token: CancelToken;
+}
+
+export interface SchedulerOptions {
+  /** Texts that are worked on at the same time. */
+  maxBatch: number;
+  /** Texts that may wait for that. */
+  maxQueue: number;
+}
+
+/**
+ * Decides what the device does next. Work goes in turns, each one run of a program: either the next piece of what has to
+ * be read, or one step of all texts that are being written. Both kinds alternate and every text's turn comes round, so
+ * nobody waits for a neighbour longer than one piece. Texts join and leave between turns.
+ */
+export class Scheduler {
+  readonly engine: Engine;
+  readonly #options: SchedulerOptions;
+  readonly #queue: Entry[] = [];
+  readonly #waiting: (() => void)[] = [];
+  #admitted = 0;
+  #turn: Turn | undefined;
+  /** Slots that were let go while their turn was going on. */
+  #late: number[] = [];
+  #alternate = false;
+
+  constructor(engine: Engine, options: SchedulerOptions) {
+    this.engine = engine;
+    this.#options = options;
+  }
+
+  /** Texts that are worked on, and that wait. */
+  get load(): { running: number; waiting: number } {
+    return { running: this.#admitted, waiting: this.#waiting.length };
+  }
+
+  /**
+   * Waits until a text may be worked on; `leave` has to be called afterwards.
+   * @throws VLMambaError ERR_QUEUE_FULL; the signal's reason
+   */
+  async enter(signal?: AbortSignal): Promise<void> {
+    const { maxBatch, maxQueue } = this.#options;
+    signal?.throwIfAborted();
+    if (this.#admitted < maxBatch) {
+      this.#admitted++;
+      return;
+    }
+    if (this.#waiting.length >= maxQueue)
+      throw new VLMambaError(
+        'ERR_QUEUE_FULL',
+        `${this.#admitted} texts are being worked on and ${this.#waiting.length} wait: try again later, or load the model with a larger maxQueue`,
+        { details: { maxBatch, maxQueue } },
+      );
+    await new Promise<void>((resolve, reject) => {
+      const start = () => {
+        signal?.removeEventListener('abort', giveUp);
+        resolve();
+      };
+      const giveUp = () => {
+        this.#waiting.splice(this.#waiting.indexOf(start), 1);
+        reject(signal!.reason);
+      };
+      this.#waiting.push(start);
+      signal?.addEventListener('abort', giveUp, { once: true });
+    });
+  }
+
+  /** Makes room for the text that has waited longest. */
+  leave(): void {
+    const next = this.#waiting.shift();
+    if (next) next();
+    else this.#admitted--;
+  }
+
+  /** Works on a task until it is done. When the signal is aborted, its reason is thrown at once. */
+  run(task: Task, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    return new Promise<void>((resolve, reject) => {
+      const entry: Entry = {
+        task,
+        done: () => {
+          signal?.removeEventListener('abort', abort);
+          resolve();
+        },
+        fail: (reason) => {
+          signal?.removeEventListener('abort', abort);
+          reject(reason);
+        },
+      };
+      const abort = () => {
+        this.#withdraw(entry);
+        reject(signal!.reason);
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#queue.push(entry);
+      if (this.#queue.length === 1 && !this.#turn) void this.#work();
+    });
+  }
+
+  /** Gives a slot back, once the turn that it takes part in is over. */
+  release(slot: number): void {
+    if (this.#turn) this.#late.push(slot);
+    else this.engine.release(slot);
+  }
+
+  #withdraw(entry: Entry): void {
+    const queued = this.#queue.indexOf(entry);
+    if (queued >= 0) this.#queue.splice(queued, 1);
+    const turn = this.#turn;
+    if (!turn?.entries.includes(entry)) return;
+    turn.entries = turn.entries.filter((other) => other !== entry);
+    if (turn.entries.length === 0) turn.token.cancel();
+  }
+
+  async #work(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const turn = this.#next();
+      this.#turn = turn;
+      await this.#run(turn);
+      this.#turn = undefined;
+      for (const slot of this.#late.splice(0)) this.engine.release(slot);
+    }
+  }
+
+  /** Takes the texts of the next turn out of the queue. */
+  #next(): Turn {
+    const drawing = this.#queue.filter(({ task }) => task.ids.length === 1 && task.ending !== 'none');
+    const reading = this.#queue.filter((entry) => !drawing.includes(entry));
+    this.#alternate = !this.#alternate;
+    const turn =
+      reading.length > 0 && (this.#alternate || drawing.length === 0)
+        ? this.#read(reading, drawing.length > 0 ? PIECE : CHUNK)
+        : this.#draw(drawing);
+    const taken = new Set(turn.entries);
+    this.#queue.splice(0, this.#queue.length, ...this.#queue.filter((entry) => !taken.has(entry)));
+    return turn;
+  }
+
+  #draw(drawing: Entry[]): Turn {
+    const { ending } = drawing[0]!.task;
+    const entries = drawing.filter(({ task }) => task.ending === ending).slice(0, this.#options.maxBatch);
+    return { entries, length: 1, ending, token: new CancelToken() };
+  }
+
+  /**
+   * Short texts read a piece together: as much as the first can, with all who have as much to read; the last id of each is
+   * then a step of writing. Lengths and numbers of texts are powers of two, so that a few programs serve them all.
+   */
+  #read(reading: Entry[], piece: number): Turn {
+    const [first] = reading as [Entry];
+    const ahead = ({ task }: Entry) => task.ids.length - (task.ending === 'none' ? 0 : 1);
+    const token = new CancelToken();
+    if (ahead(first) < PIECE) {
+      const length = powerOfTwo(ahead(first));
+      const alike = reading.filter((entry) => ahead(entry) >= length && ahead(entry) < PIECE);
+      const count = powerOfTwo(Math.min(alike.length, this.#options.maxBatch, CHUNK / length));
+      if (count > 1) return { entries: alike.slice(0, count), length, ending: 'none', token };
+    }
+    const { ids, ending } = first.task;
+    const length = Math.min(ids.length, piece);
+    return { entries: [first], length, ending: length === ids.length ? ending : 'none', token };
+  }
+
+  async #run(turn: Turn): Promise<void> {
+    const { length, ending } = turn;
+    const rows = turn.entries.map(({ task }) => ({
+      slot: task.slot,
+      ids: task.ids.subarray(0, length),
+      sampling: task.sampling,
+      position: task.position + length,
+    }));
+    const all = [...turn.entries];
+    let outcomes: Outcome[];
+    try {
+      outcomes = await this.engine.run(rows, ending, turn.token);
+    } catch (error) {
+      for (const entry of turn.entries) entry.fail(error);
+      return;
+    }
+    for (const [i, entry] of all.entries()) {
+      if (turn.entries.includes(entry)) this.#advance(entry, length, outcomes[i]!);
+    }
+  }
+
+  #advance(entry: Entry, length: number, outcome: Outcome): void {
+    const { task } = entry;
+    task.position += length;
+    task.ids = task.ids.subarray(length);
+    if (task.ids.length > 0) {
+      this.#queue.push(entry);
+      return;
+    }
+    try {
+      const next = task.take(outcome);
+      if (next) {
+        task.ids = next;
+        this.#queue.push(entry);
+      } else entry.done();
+    } catch (error) {
+      entry.fail(error);
+    }
+  }
+}
+
+/** The largest that is no more than `n`. */
+const powerOfTwo = (n: number): number => 2 ** Math.floor(Math.log2(n));
