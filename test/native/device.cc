@@ -126,12 +126,8 @@ TEST(every_job_comes_back_once_however_the_device_ends) {
       callers.emplace_back([&, device] {
         for (int i = 0; i < 50; i++) {
           auto job = std::make_unique<Job>();
-          job->work = [&](Job& self) {
+          job->work = [&](Job&) {
             worked++;
-            if (self.token->cancelled) {
-              self.failure.set("ERR_CANCELLED", "");
-              return false;
-            }
             return true;
           };
           device->post(std::move(job));
@@ -143,7 +139,9 @@ TEST(every_job_comes_back_once_however_the_device_ends) {
     device->join();
     const int left = 200 - came.load();
     EXPECT(left >= 0, "a job came back twice");
-    EXPECT(worked + refused[0] == came, worked, " worked, ", refused[0], " refused, ", came, " came back");
+    // The one that had been taken up when the end came may have been cancelled before it began.
+    EXPECT(worked + refused[0] + refused[1] == came && refused[1] <= 1, worked, " worked, ", refused[0], " refused, ",
+           refused[1], " cancelled, ", came, " came back");
   }
 }
 

@@ -42,6 +42,10 @@ void* operator new(size_t bytes) {
   return memory;
 }
 void* operator new[](size_t bytes) { return operator new(bytes); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return fails() ? nullptr : std::malloc(bytes ? bytes : 1);
+}
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
@@ -214,7 +218,7 @@ struct WithOpening {
     Result result;
     try {
       Caller caller(3);
-      result = use(caller, file, words, 4);
+      result = use(caller, file, words, 1);
     } catch (const std::bad_alloc&) {
       result.failure.set("ERR_OUT_OF_MEMORY", "");
     } catch (const std::system_error&) {

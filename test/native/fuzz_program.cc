@@ -91,8 +91,10 @@ constexpr Recipe kRecipes[] = {
 std::vector<std::string> split(const std::string& list, char at) {
   std::vector<std::string> parts(1);
   for (const char c : list)
-    if (c == at) parts.emplace_back();
-    else parts.back() += c;
+    if (c == at)
+      parts.emplace_back();
+    else
+      parts.back() += c;
   return parts;
 }
 
@@ -181,7 +183,8 @@ class Cook {
       elements *= t.size[axes[i]];
       if (order == 2 && i + 1 == axes.size()) reach += 3;
     }
-    if (order == 3 && data_.ConsumeIntegralInRange(0, 7) == 0) t.stride[0] = data_.ConsumeIntegralInRange<int64_t>(0, 9);
+    if (order == 3 && data_.ConsumeIntegralInRange(0, 7) == 0)
+      t.stride[0] = data_.ConsumeIntegralInRange<int64_t>(0, 9);
     int64_t last = 0;
     for (size_t i = 0; i < axes.size(); i++) last += std::max<int64_t>(t.size[i] - 1, 0) * t.stride[i];
     const auto width = dtype_bytes(static_cast<Dtype>(t.dtype));

@@ -23,8 +23,8 @@ void fail(const char* file, int line, const std::string& what);
 struct Register {
   Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
 };
-#define TEST(name)                                                   \
-  static void name();                                                \
+#define TEST(name)                                                 \
+  static void name();                                              \
   static const ::vlm::test::Register register_##name(#name, name); \
   static void name()
 #define EXPECT(condition, ...) \

@@ -8,8 +8,8 @@ std::vector<int32_t> Words::encode() const {
     words.push_back(static_cast<int32_t>(n));
     words.push_back(static_cast<int32_t>(n >> 32));
   };
-  for (const size_t n : {values.size(), static_cast<size_t>(buffers), tensors.size(), inputs.size(), outputs.size(),
-                         steps.size()})
+  for (const size_t n :
+       {values.size(), static_cast<size_t>(buffers), tensors.size(), inputs.size(), outputs.size(), steps.size()})
     words.push_back(static_cast<int32_t>(n));
   for (const int64_t bytes : values) wide(bytes);
   for (const Tensor& t : tensors) {
