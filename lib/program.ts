@@ -137,7 +137,7 @@ export class Graph {
   /** A tensor that the caller gets back from every run. */
   output(name: string, tensor: Tensor): void {
     if (!(home(tensor.storage) instanceof Value) || !isContiguous(tensor) || tensor.offset !== 0)
-      throw rangeError('ERR_SHAPE', `output ${name} must be a whole tensor of the program`);
+      throw rangeError('ERR_SHAPE', `output ${name} must be the beginning of a value of the program, without gaps`);
     this.outputs.push({ name, tensor });
   }
 

@@ -39,7 +39,7 @@ export function contiguous(shape: readonly number[]): number[] {
 
 export function isContiguous(t: Tensor): boolean {
   const expected = contiguous(t.shape);
-  return t.shape.every((size, i) => size <= 1 || t.strides[i] === expected[i]);
+  return numel(t.shape) === 0 || t.shape.every((size, i) => size <= 1 || t.strides[i] === expected[i]);
 }
 
 /** A tensor over a whole storage, or over a part of it from `offset` elements on. */

@@ -76,8 +76,7 @@ bool load_file(Backend& backend, const std::string& path, const FileIdentity& ex
         converted.resize(host ? 0 : piece * out);
         convert(staged.data(), host ? host + done * out : converted.data(), n, s);
       }
-      if (!host &&
-          !backend.write(memory + done * out, as_stored ? staged.data() : converted.data(), n * out, failure))
+      if (!host && !backend.write(memory + done * out, as_stored ? staged.data() : converted.data(), n * out, failure))
         return false;
       token.progress += n * in;
     }

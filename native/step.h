@@ -31,7 +31,9 @@ struct TensorArg {
 
   explicit operator bool() const { return data != nullptr; }
   template <class T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
   float* f32() const { return as<float>(); }
   int64_t numel() const {
     int64_t n = 1;
@@ -53,9 +55,13 @@ struct Step {
 
   // auto [x, weight, bias] = step.inputs<3>();  in the order of ops.def
   template <int N>
-  std::array<TensorArg, N> inputs() const { return head<N>(in); }
+  std::array<TensorArg, N> inputs() const {
+    return head<N>(in);
+  }
   template <int N>
-  std::array<TensorArg, N> outputs() const { return head<N>(out); }
+  std::array<TensorArg, N> outputs() const {
+    return head<N>(out);
+  }
 
  private:
   template <int N, size_t M>

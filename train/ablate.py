@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from pathlib import Path
 
 import torch
 
 from checkpoint import write_json
 from data import BLOCK, Block, make_block
 from model import Config, ConnectorConfig, VLMamba, compile_blocks
-from pathlib import Path
 from render import CANVASES
 from train import HELD_OUT_SEED, VALIDATION_SEED, Schedule, picture_features, report, run_stage, validate
 
@@ -40,10 +40,10 @@ def main() -> None:
     parser.add_argument("--language", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--blocks", type=int, default=80, help="of 512 training pictures")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--stage1", type=int, default=120)
-    parser.add_argument("--stage2", type=int, default=380)
+    parser.add_argument("--blocks", type=int, default=32, help="of 512 training pictures")
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--stage1", type=int, default=70)
+    parser.add_argument("--stage2", type=int, default=230)
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
@@ -59,7 +59,8 @@ def main() -> None:
     features, texts = [], []
     for number, block in enumerate(blocks[: options.blocks]):
         batch = {k: torch.from_numpy(v).cuda() for k, v in block.items()}
-        features.append(picture_features(encoder, batch, CANVASES[number % len(CANVASES)]).bfloat16())
+        with torch.compiler.set_stance("force_eager"):
+            features.append(picture_features(encoder, batch, CANVASES[number % len(CANVASES)]).bfloat16())
         texts.append({k: v for k, v in batch.items() if k.startswith(("short", "long"))})
     every = torch.cat(features)
     words = {k: torch.cat([t[k] for t in texts]) for k in texts[0]}

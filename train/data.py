@@ -23,8 +23,8 @@ FONTS = ROOT / ".carry" / "fonts"
 
 BLOCK = 512                 # scenes a block
 WRITING = 128               # of which with a written word: always the first ones
-SHORT, SHORT_LENGTH = 6, 30  # questions a scene, tokens each (prompt, answer and end)
-LONG_LENGTH = 72            # one description, or a conversation of two or three turns
+SHORT, SHORT_LENGTH = 6, 24  # questions a scene, tokens each (prompt, answer and end)
+LONG_LENGTH = 64            # one description, or a conversation of two or three turns
 TEXT_LENGTH = 100           # the scene as text, as long as a picture's rows
 WORD_HEIGHT, WORD_WIDTH, LETTERS = 40, 256, 8
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -33,13 +33,13 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 def prompt_of(question: str, rng: np.random.Generator | None = None) -> str:
     """The text after `<image>`: the chat template's form, or with `rng` any of the forms people may use."""
     chance = rng.random() if rng is not None else 0.0
-    if chance < 0.45:
+    if chance < 0.5:
         return f"\n{question}\nAnswer:"
-    if chance < 0.8:
+    if chance < 0.82:
         return f"\nQuestion: {question}\nAnswer:"
     if question[-1] not in ".?":
         question += "?"
-    return f"\n{question}\n" if chance < 0.9 else f"\n{question}"
+    return f"\n{question}\n" if chance < 0.91 else f"\n{question}"
 
 
 @lru_cache(maxsize=512)

@@ -3,8 +3,9 @@
     python train/fixtures.py test/fixtures/demo               # the ones that travel with the repository
     python train/fixtures.py /tmp/held-out --pictures 300     # a larger set for the model card
 
-Three sets: "fresh" scenes, "held-out-pairs" (every question is about an object whose shape and colour never met in
-training), "drawn-another-way" (SVG, kept as the source beside the PNG that train/draw_svg.mjs makes of it).
+Three sets: "fresh" scenes of the trainer's own kind; "held-out-pairs", where every question is about an object whose
+shape and colour never met in a training picture; "drawn-another-way": SVG (the source lies beside the PNG that
+train/draw_svg.mjs makes of it), and words in typefaces that training never saw.
 """
 
 from __future__ import annotations
@@ -75,19 +76,20 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
-    fonts = font_files(FRESH_FONTS)
+    fonts, other_fonts = font_files(), font_files(FRESH_FONTS)
     entries = []
     for name in ("fresh", "held-out-pairs", "drawn-another-way"):
-        held_out = name == "held-out-pairs"
+        held_out, another = name == "held-out-pairs", name == "drawn-another-way"
         for i in range(options.pictures):
             writing = i % 5 == 0 and not held_out
-            if name == "drawn-another-way":
+            if another and i % 10 != 5:
                 scene, source = sample_svg(rng, writing=writing)
                 (options.folder / f"svg-{i:03d}.svg").write_text(source)
                 file = f"svg-{i:03d}.png"
             else:
-                scene = sample_scene(rng, writing=writing, held_out=held_out, fonts=len(fonts), fresh_words=True)
-                file = save(scene, fonts, rng, options.folder / f"{name.split('-')[0]}-{i:03d}")
+                faces = other_fonts if another else fonts
+                scene = sample_scene(rng, writing=writing, held_out=held_out, fonts=len(faces), fresh_words=another)
+                file = save(scene, faces, rng, options.folder / f"{'font' if another else name.split('-')[0]}-{i:03d}")
             chosen = choose(scene, rng, options.questions, held_out)
             if chosen:
                 entries.append({"set": name, "image": file, "questions": [q._asdict() for q in chosen]})

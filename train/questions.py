@@ -74,7 +74,7 @@ def unseen(scene: Scene, shape: str, colour: str) -> bool:
 def left_to_right(things: list[Thing]) -> list[Thing] | None:
     """The objects by x, or None where two are too close to call."""
     ordered = sorted(things, key=lambda t: t.x)
-    return ordered if all(b.x - a.x >= 0.045 for a, b in zip(ordered, ordered[1:])) else None
+    return ordered if all(b.x - a.x >= 0.06 for a, b in zip(ordered, ordered[1:])) else None
 
 
 def describe(scene: Scene, rng: Rng) -> Question | None:
@@ -188,7 +188,7 @@ def shape(scene: Scene, rng: Rng) -> Question | None:
 
 def _place(value: float, low: str, high: str) -> str | None:
     """low, middle ("") or high, or None where it is too close to call."""
-    return low if value < 0.36 else high if value > 0.64 else "" if 0.43 < value < 0.57 else None
+    return low if value < 0.34 else high if value > 0.66 else "" if 0.44 < value < 0.56 else None
 
 
 SIDES = (("left", -1, 0), ("right", 1, 0), ("above", 0, -1), ("below", 0, 1))
@@ -220,9 +220,9 @@ def where(scene: Scene, rng: Rng) -> Question | None:
         return None
     dx, dy = a.x - b.x, a.y - b.y
     if style < 0.55:
-        side = ("left" if dx < 0 else "right") if abs(dx) > 1.4 * abs(dy) else \
-               ("above" if dy < 0 else "below") if abs(dy) > 1.4 * abs(dx) else None
-        if side is None or max(abs(dx), abs(dy)) < 0.12:
+        side = ("left" if dx < 0 else "right") if abs(dx) > 1.6 * abs(dy) else \
+               ("above" if dy < 0 else "below") if abs(dy) > 1.6 * abs(dx) else None
+        if side is None or max(abs(dx), abs(dy)) < 0.15:
             return None
         question = pick(rng, (f"Where is the {name} relative to the {other}?",
                               f"Where is the {name}, seen from the {other}?",
@@ -231,14 +231,14 @@ def where(scene: Scene, rng: Rng) -> Question | None:
     if style < 0.8:
         side, sx, sy = pick(rng, SIDES)
         offset = dx * sx + dy * sy
-        if abs(offset) < 0.08:
+        if abs(offset) < 0.12:
             return None
         question = f"Is the {name} {pick(rng, BESIDE[side])} the {other}?"
         return Question("where", question, "Yes" if offset > 0 else "No")
     side, sx, sy = pick(rng, SIDES)
     offsets = [(t.x - b.x) * sx + (t.y - b.y) * sy for t in things if t is not b]
     there = [t for t, o in zip([t for t in things if t is not b], offsets) if o > 0]
-    if len(there) != 1 or min(abs(o) for o in offsets) < 0.06:
+    if len(there) != 1 or min(abs(o) for o in offsets) < 0.1:
         return None
     question = pick(rng, (f"What is {pick(rng, BESIDE[side])} the {other}?",
                           f"Which object is {pick(rng, BESIDE[side])} the {other}?"))

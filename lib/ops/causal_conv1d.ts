@@ -1,5 +1,5 @@
 import type { Graph } from '../program.ts';
-import { numel, stridesLike, type Tensor } from '../tensor.ts';
+import { stridesLike, type Tensor } from '../tensor.ts';
 import { expect, expectDtype, expectRank, expectShape } from './check.ts';
 
 export interface CausalConv1dInputs {
@@ -46,7 +46,7 @@ export function causalConv1d(
     !slots || !initialState || initialState.shape[0] === finalState?.shape[0],
     `initialState and finalState must have the same number of slots, got ${initialState?.shape[0]} and ${finalState?.shape[0]}`,
   );
-  const y = g.empty('f32', x.shape, numel(x.shape) ? stridesLike(x) : undefined);
+  const y = g.empty('f32', x.shape, stridesLike(x));
   const last = finalState ?? g.empty('f32', [b, d, w - 1]);
   g.push(
     op,

@@ -1,5 +1,5 @@
 import type { Graph } from '../program.ts';
-import { numel, stridesLike, type Tensor } from '../tensor.ts';
+import { stridesLike, type Tensor } from '../tensor.ts';
 import { expect, expectDtype, expectRank, expectShape } from './check.ts';
 
 export interface SelectiveScanInputs {
@@ -65,7 +65,7 @@ export function selectiveScan(
     !slots || !initialState || initialState.shape[0] === lastState?.shape[0],
     `initialState and lastState must have the same number of slots, got ${initialState?.shape[0]} and ${lastState?.shape[0]}`,
   );
-  const y = g.empty('f32', u.shape, numel(u.shape) ? stridesLike(u) : undefined);
+  const y = g.empty('f32', u.shape, stridesLike(u));
   const last = lastState ?? g.empty('f32', [b, d, n]);
   g.push(
     op,

@@ -36,6 +36,8 @@ constexpr int kTile = 8, kVectors = 3;
 constexpr int kTile = 6, kVectors = 2;
 #elif SIMD_NEON
 constexpr int kTile = 6, kVectors = 4;
+#elif SIMD_SSE2
+constexpr int kTile = 4, kVectors = 2;
 #else
 constexpr int kTile = 2, kVectors = 1;
 #endif

@@ -64,6 +64,10 @@ SIMD_INLINE void transpose(F (&r)[4]) {
   r[3].v = high.val[1];
 }
 
+#elif SIMD_SSE2
+
+SIMD_INLINE void transpose(F (&r)[4]) { _MM_TRANSPOSE4_PS(r[0].v, r[1].v, r[2].v, r[3].v); }
+
 #else
 
 SIMD_INLINE void transpose(F (&r)[8]) {

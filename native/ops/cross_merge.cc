@@ -1,5 +1,6 @@
 // y[b,c,p] = Σ_k ys[b,k,c,i], p the i-th patch that direction k visits (ops/directions.h), summed in the order of k:
-// what takes the sequences of cross_scan back to the grid ys: [b,k,c,h·w] f32   y: [b,c,h,w] f32   any strides
+// takes the sequences of cross_scan back to the grid
+// ys: [b,k,c,h·w] f32   y: [b,c,h,w] f32   any strides
 #include "ops.h"
 #include "ops/cross.h"
 

@@ -42,11 +42,13 @@ struct ScanBlock {
   }
   void get_state(Rows to) const { store_rows(to, h, F::N, lanes, n); }
 
-  // The values of a [d] argument for the block's channels; zeros without one.
-  F per_channel(Rows t) const {
-    float values[F::N] = {};
-    if (t.data) copy_2d(values, 1, 0, t.data, t.row, 0, lanes, 1);
-    return load(values);
+  void set_channels(Rows delta_bias, Rows D) {
+    const auto values = [&](Rows t) {
+      float lane[F::N] = {};
+      if (t.data) copy_2d(lane, 1, 0, t.data, t.row, 0, lanes, 1);
+      return load(lane);
+    };
+    bias = values(delta_bias), skip = values(D), skips = D.data != nullptr;
   }
 
   // B and C are read where they are when the states of a step are neighbours, and copied otherwise.
@@ -57,12 +59,13 @@ struct ScanBlock {
   }
 
   // dt = softplus(delta + bias), dt·u, and y = D·u, or that added to what is there.
-  void enter(Rows delta, Rows u, int64_t rows, F bias, bool positive, F D, bool add) {
+  void enter(Rows delta, Rows u, int64_t rows, bool positive, bool add) {
     load_rows(dt, F::N, delta, lanes, rows);
     load_rows(dtu, F::N, u, lanes, rows);
     for (int64_t i = 0; i < rows * F::N; i += F::N) {
       const F input = load(dtu + i), sum = load(dt + i) + bias, step = positive ? softplus(sum) : sum;
-      store(y + i, add ? fma(D, input, load(y + i)) : D * input);
+      const F before = add ? load(y + i) : zero();
+      store(y + i, skips ? fma(skip, input, before) : before);
       store(dtu + i, step * input);
       store(dt + i, step);
     }
@@ -117,6 +120,8 @@ struct ScanBlock {
 #endif
 
   int64_t lanes, n;        // channels in use, at most N; states of a channel
+  F bias, skip;            // delta_bias and D of the channels
+  bool skips;              // whether there is a D: 0·u is not nothing where u is infinite
   float *dt, *dtu, *y;     // [rows][N]: dt, dt·u, and the sum that becomes y
   float *h, *rate;         // [n][N]: the state, and A·log2 e
   float *b_copy, *c_copy;  // [rows][n]

@@ -30,9 +30,9 @@ void selective_scan(const Step& step, Worker& w) {
       ScanBlock block(w.scratch + bytes * w.ith, kScanTile, n, width - lane);
       const Rows before = initial ? rows_at(initial, state_row(slots, b), c) : Rows{};
       const Rows after = last ? rows_at(last, state_row(slots, b), c) : Rows{};
-      const F bias = block.per_channel(rows_at(delta_bias, c)), skip = block.per_channel(rows_at(D, c));
+      block.set_channels(rows_at(delta_bias, c), rows_at(D, c));
       if (once) {
-        block.enter(rows_at(delta, b, c), rows_at(u, b, c), 1, bias, positive, skip, false);
+        block.enter(rows_at(delta, b, c), rows_at(u, b, c), 1, positive, false);
         block.advance_once(rows_at(A, c), before, after, at(B, b, g), at(C, b, g));
         block.leave(rows_at(z, b, c), 1.f, rows_at(y, b, c), 1);
         continue;
@@ -41,7 +41,7 @@ void selective_scan(const Step& step, Worker& w) {
       block.set_state(before);
       for (int64_t t = 0; t < length; t += kScanTile) {
         const int64_t rows = length - t < kScanTile ? length - t : kScanTile, next = t + rows < length ? t + rows : t;
-        block.enter(rows_at(delta, b, c, t), rows_at(u, b, c, t), rows, bias, positive, skip, false);
+        block.enter(rows_at(delta, b, c, t), rows_at(u, b, c, t), rows, positive, false);
         block.set_projections(rows_at(B, b, g, 0, t), rows_at(C, b, g, 0, t), rows);
         const Rows gate = rows_at(z, b, c, t), out = rows_at(y, b, c, t);
         block.advance(steps(rows), {gate, out, rows_at(delta, b, c, next), rows_at(u, b, c, next)});

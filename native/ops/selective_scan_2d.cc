@@ -32,9 +32,8 @@ void selective_scan_2d(const Step& step, Worker& w) {
       for (int k = 0; k < directions; k++) {
         block.set_rates(rows_at(of_direction(A, 2, k), c));
         block.set_state({});
-        const F bias = block.per_channel(rows_at(of_direction(delta_bias, 1, k), c));
-        const F skip = block.per_channel(rows_at(of_direction(D, 1, k), c));
-        block.enter(rows_at(delta, b, k, c), rows_at(u, b, k, c), patch_count, bias, positive, skip, k > 0);
+        block.set_channels(rows_at(of_direction(delta_bias, 1, k), c), rows_at(of_direction(D, 1, k), c));
+        block.enter(rows_at(delta, b, k, c), rows_at(u, b, k, c), patch_count, positive, k > 0);
         block.set_projections(rows_at(B, b, k), rows_at(C, b, k), patch_count);
         const Walk order = patches(k, height, width);
         if (k + 1 < directions)

@@ -43,6 +43,8 @@ namespace vlm::SIMD {
 constexpr int kTileRows = 6;
 #elif SIMD_AVX2
 constexpr int kTileRows = 3;
+#elif SIMD_SSE2
+constexpr int kTileRows = 2;
 #else
 constexpr int kTileRows = 1;
 #endif
@@ -214,8 +216,8 @@ void multiply(Worker& w, int64_t m, int64_t n, int64_t k, const typename D::X* p
     const int64_t top = piece % bands * height, left = piece / bands * columns;
     const int64_t rows = m - top < height ? m - top : height, wide = n - left < columns ? n - left : columns;
     std::memset(sums, 0, sizeof(float) * static_cast<size_t>(rows * columns));
-    // With a single panel nothing is read twice, and four rows of weight from end to end are the longest streams.
-    const int64_t group = rows <= kTileRows ? kTileColumns : wide;
+    // A few rows of x: four rows of weight from end to end are the longest streams, and stay in L1 for the next panel.
+    const int64_t group = rows <= 2 * kTileRows ? kTileColumns : wide;
     for (int64_t g = 0; g < wide; g += group)
       for (int64_t j = 0; j < k; j += block)
         for (int64_t i = 0; i < rows; i += kTileRows) {

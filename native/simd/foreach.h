@@ -32,14 +32,18 @@
 #define SIMD_PASS 3
 #include SIMD_FILE
 #undef SIMD_PASS
-#define SIMD_KERNELS(op)                                     \
-  Kernel kernel_##op(Isa isa) {                              \
-    switch (isa) {                                           \
-      case Isa::avx512bf16: return avx512bf16::op;           \
-      case Isa::avx512: return avx512::op;                   \
-      case Isa::avx2: return avx2::op;                       \
-      default: return baseline::op;                          \
-    }                                                        \
+#define SIMD_KERNELS(op)        \
+  Kernel kernel_##op(Isa isa) { \
+    switch (isa) {              \
+      case Isa::avx512bf16:     \
+        return avx512bf16::op;  \
+      case Isa::avx512:         \
+        return avx512::op;      \
+      case Isa::avx2:           \
+        return avx2::op;        \
+      default:                  \
+        return baseline::op;    \
+    }                           \
   }
 #else
 #define SIMD_KERNELS(op) \
@@ -61,11 +65,14 @@
 #undef SIMD_AVX512
 #undef SIMD_BF16
 #undef SIMD_NEON
+#undef SIMD_SSE2
 
 #if SIMD_PASS == 0
 #define SIMD baseline
 #if defined(__aarch64__) || defined(_M_ARM64)
 #define SIMD_NEON 1
+#elif defined(__SSE2__) || defined(_M_X64)
+#define SIMD_SSE2 1
 #endif
 #elif SIMD_PASS == 1
 #define SIMD avx2
@@ -86,11 +93,13 @@
 #if SIMD_PASS == 1
 #define SIMD_BEGIN SIMD_PRAGMA(clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function))
 #elif SIMD_PASS == 2
-#define SIMD_BEGIN \
-  SIMD_PRAGMA(clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function))
+#define SIMD_BEGIN                                                                                              \
+  SIMD_PRAGMA(clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), \
+                                   apply_to = function))
 #else
-#define SIMD_BEGIN \
-  SIMD_PRAGMA(clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function))
+#define SIMD_BEGIN                  \
+  SIMD_PRAGMA(clang attribute push( \
+      __attribute__((target("avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function))
 #endif
 #define SIMD_END SIMD_PRAGMA(clang attribute pop)
 #else

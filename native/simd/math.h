@@ -69,11 +69,16 @@ SIMD_INLINE F quick_gelu(F x) { return x * sigmoid(x * 1.702f); }
 
 SIMD_INLINE F activate(Activation a, F x) {
   switch (a) {
-    case Activation::silu: return silu(x);
-    case Activation::gelu: return gelu(x);
-    case Activation::gelu_pytorch_tanh: return gelu_tanh(x);
-    case Activation::quick_gelu: return quick_gelu(x);
-    default: return x;
+    case Activation::silu:
+      return silu(x);
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::gelu_pytorch_tanh:
+      return gelu_tanh(x);
+    case Activation::quick_gelu:
+      return quick_gelu(x);
+    default:
+      return x;
   }
 }
 

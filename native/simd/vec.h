@@ -149,12 +149,63 @@ SIMD_INLINE F ldexp(F p, F n) {
   const float32x4_t b = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
   return {vmulq_f32(vmulq_f32(p.v, a), b)};
 }
-SIMD_INLINE F copysign(F magnitude, F sign) {
-  return {vbslq_f32(vdupq_n_u32(0x80000000), sign.v, magnitude.v)};
-}
+SIMD_INLINE F copysign(F magnitude, F sign) { return {vbslq_f32(vdupq_n_u32(0x80000000), sign.v, magnitude.v)}; }
 SIMD_INLINE F load_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
 SIMD_INLINE F load_f16(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 SIMD_INLINE float sum(F a) { return vaddvq_f32(a.v); }
+
+#elif SIMD_SSE2
+
+struct F {
+  __m128 v;
+  static constexpr int N = 4;
+};
+SIMD_INLINE F set(float x) { return {_mm_set1_ps(x)}; }
+SIMD_INLINE F load(const float* p) { return {_mm_loadu_ps(p)}; }
+SIMD_INLINE F load(const float* p, int n) {
+  float t[4] = {};
+  for (int i = 0; i < n; i++) t[i] = p[i];
+  return load(t);
+}
+SIMD_INLINE void store(float* p, F a) { _mm_storeu_ps(p, a.v); }
+SIMD_INLINE void store(float* p, F a, int n) {
+  float t[4];
+  store(t, a);
+  for (int i = 0; i < n; i++) p[i] = t[i];
+}
+SIMD_INLINE F operator+(F a, F b) { return {_mm_add_ps(a.v, b.v)}; }
+SIMD_INLINE F operator-(F a, F b) { return {_mm_sub_ps(a.v, b.v)}; }
+SIMD_INLINE F operator*(F a, F b) { return {_mm_mul_ps(a.v, b.v)}; }
+SIMD_INLINE F operator/(F a, F b) { return {_mm_div_ps(a.v, b.v)}; }
+SIMD_INLINE F fma(F a, F b, F c) { return a * b + c; }
+SIMD_INLINE F fnma(F a, F b, F c) { return c - a * b; }
+SIMD_INLINE F max(F a, F b) { return {_mm_max_ps(a.v, b.v)}; }
+SIMD_INLINE F min(F a, F b) { return {_mm_min_ps(a.v, b.v)}; }
+SIMD_INLINE F abs(F a) { return {_mm_andnot_ps(_mm_set1_ps(-0.f), a.v)}; }
+// For |a| < 2^31, which is all that kernels need; NaN stays none, so a NaN has to reach the result some other way.
+SIMD_INLINE F round(F a) { return {_mm_cvtepi32_ps(_mm_cvtps_epi32(a.v))}; }
+SIMD_INLINE F ldexp(F p, F n) {
+  const __m128i whole = _mm_cvtps_epi32(n.v), half = _mm_srai_epi32(whole, 1), bias = _mm_set1_epi32(127);
+  const __m128i rest = _mm_sub_epi32(whole, half);
+  const __m128 a = _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(half, bias), 23));
+  const __m128 b = _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(rest, bias), 23));
+  return {_mm_mul_ps(_mm_mul_ps(p.v, a), b)};
+}
+SIMD_INLINE F copysign(F magnitude, F sign) {
+  const __m128 bit = _mm_set1_ps(-0.f);
+  return {_mm_or_ps(_mm_andnot_ps(bit, magnitude.v), _mm_and_ps(bit, sign.v))};
+}
+SIMD_INLINE F load_bf16(const uint16_t* p) {
+  const __m128i halves = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves))};
+}
+SIMD_INLINE F load_f16(const uint16_t* p) {
+  return {_mm_setr_ps(f16_to_f32(p[0]), f16_to_f32(p[1]), f16_to_f32(p[2]), f16_to_f32(p[3]))};
+}
+SIMD_INLINE float sum(F a) {
+  const __m128 q = _mm_add_ps(a.v, _mm_movehl_ps(a.v, a.v));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
 
 #else
 
@@ -167,27 +218,26 @@ struct F {
   F r;                                                \
   for (int i = 0; i < F::N; i++) r.v[i] = expression; \
   return r;
-SIMD_INLINE F set(float x) { SIMD_EACH(x) }
-SIMD_INLINE F load(const float* p) { SIMD_EACH(p[i]) }
-SIMD_INLINE F load(const float* p, int n) { SIMD_EACH(i < n ? p[i] : 0.f) }
-SIMD_INLINE void store(float* p, F a) {
+SIMD_INLINE F set(float x){SIMD_EACH(x)} SIMD_INLINE F load(const float* p){SIMD_EACH(p[i])} SIMD_INLINE F
+    load(const float* p, int n){SIMD_EACH(i < n ? p[i] : 0.f)} SIMD_INLINE void store(float* p, F a) {
   for (int i = 0; i < F::N; i++) p[i] = a.v[i];
 }
 SIMD_INLINE void store(float* p, F a, int n) {
   for (int i = 0; i < n; i++) p[i] = a.v[i];
 }
-SIMD_INLINE F operator+(F a, F b) { SIMD_EACH(a.v[i] + b.v[i]) }
-SIMD_INLINE F operator-(F a, F b) { SIMD_EACH(a.v[i] - b.v[i]) }
-SIMD_INLINE F operator*(F a, F b) { SIMD_EACH(a.v[i] * b.v[i]) }
-SIMD_INLINE F operator/(F a, F b) { SIMD_EACH(a.v[i] / b.v[i]) }
-SIMD_INLINE F fma(F a, F b, F c) { SIMD_EACH(a.v[i] * b.v[i] + c.v[i]) }
-SIMD_INLINE F fnma(F a, F b, F c) { SIMD_EACH(c.v[i] - a.v[i] * b.v[i]) }
-SIMD_INLINE F max(F a, F b) { SIMD_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]) }
-SIMD_INLINE F min(F a, F b) { SIMD_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]) }
-SIMD_INLINE F abs(F a) { SIMD_EACH(a.v[i] < 0 ? -a.v[i] : a.v[i]) }
+SIMD_INLINE F operator+(F a, F b){SIMD_EACH(a.v[i] + b.v[i])} SIMD_INLINE F operator-(F a, F b){
+    SIMD_EACH(a.v[i] - b.v[i])} SIMD_INLINE F
+operator*(F a, F b){SIMD_EACH(a.v[i] * b.v[i])} SIMD_INLINE F
+operator/(F a, F b){SIMD_EACH(a.v[i] / b.v[i])} SIMD_INLINE F
+    fma(F a, F b, F c){SIMD_EACH(a.v[i] * b.v[i] + c.v[i])} SIMD_INLINE F
+    fnma(F a, F b, F c){SIMD_EACH(c.v[i] - a.v[i] * b.v[i])} SIMD_INLINE F
+    max(F a, F b){SIMD_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i])} SIMD_INLINE F
+    min(F a, F b){SIMD_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i])} SIMD_INLINE F
+    abs(F a){SIMD_EACH(a.v[i] < 0 ? -a.v[i] : a.v[i])}
 // Adding and taking away 1.5 * 2^23 leaves the nearest whole number; for |a| < 2^22, which is all that kernels need.
-SIMD_INLINE F round(F a) { SIMD_EACH((a.v[i] + 12582912.f) - 12582912.f) }
-SIMD_INLINE float pow2(int n) { return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23); }
+SIMD_INLINE F round(F a){SIMD_EACH((a.v[i] + 12582912.f) - 12582912.f)} SIMD_INLINE float pow2(int n) {
+  return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23);
+}
 SIMD_INLINE F ldexp(F p, F n) {
   F r;
   for (int i = 0; i < F::N; i++) {
@@ -196,13 +246,11 @@ SIMD_INLINE F ldexp(F p, F n) {
   }
   return r;
 }
-SIMD_INLINE F copysign(F magnitude, F sign) {
-  SIMD_EACH(std::bit_cast<float>((std::bit_cast<uint32_t>(magnitude.v[i]) & 0x7fffffff) |
-                                 (std::bit_cast<uint32_t>(sign.v[i]) & 0x80000000)))
-}
-SIMD_INLINE F load_bf16(const uint16_t* p) { SIMD_EACH(bf16_to_f32(p[i])) }
-SIMD_INLINE F load_f16(const uint16_t* p) { SIMD_EACH(f16_to_f32(p[i])) }
-SIMD_INLINE float sum(F a) {
+SIMD_INLINE F copysign(F magnitude, F sign){
+    SIMD_EACH(std::bit_cast<float>((std::bit_cast<uint32_t>(magnitude.v[i]) & 0x7fffffff) |
+                                   (std::bit_cast<uint32_t>(sign.v[i]) & 0x80000000)))} SIMD_INLINE F
+    load_bf16(const uint16_t* p){SIMD_EACH(bf16_to_f32(p[i]))} SIMD_INLINE F
+    load_f16(const uint16_t* p){SIMD_EACH(f16_to_f32(p[i]))} SIMD_INLINE float sum(F a) {
   return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
 }
 #undef SIMD_EACH

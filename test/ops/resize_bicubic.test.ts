@@ -93,13 +93,15 @@ test('a strip of 100000 pixels costs what its pixels cost', async ({ devices }) 
       [100_000, 1],
       [1, 100_000],
     ] as const) {
-      const begin = performance.now();
+      const begin = process.cpuUsage();
       const out = await resizeOn(devices[0]!)(
         noise(width, height),
         resampling({ width, height }, { mode, resize: 384, crop: 384, fill }),
       );
       assert.is(out.length, 384 * 384 * 3);
-      assert.ok(performance.now() - begin < 2000);
+      // Processor time: the clock on the wall also counts what else the machine does.
+      const { user, system } = process.cpuUsage(begin);
+      assert.ok(user + system < 2e6, `${(user + system) / 1e3} ms`);
     }
   }
 });

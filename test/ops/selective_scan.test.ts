@@ -317,6 +317,14 @@ test('a rate of −1e30 forgets at once, a rate above zero grows to infinity', a
   assert.is(grow.y.data[2], Number.POSITIVE_INFINITY);
 });
 
+test('an infinite input without D is infinite, not NaN', async () => {
+  const one = (x: number) => ({ shape: [1, 1, 1], data: Float32Array.of(x) });
+  const ones = { shape: [1, 1, 1, 1], data: Float32Array.of(1) };
+  const A = { shape: [1, 1], data: Float32Array.of(-1) };
+  for (const u of [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
+    assert.equal([...(await ops.selectiveScan({ u: one(u), delta: one(1), A, B: ones, C: ones })).y.data], [u]);
+});
+
 test('a NaN reaches later steps of its channel only', async () => {
   const args = example([1, 40, 20, 16, 1]);
   const clean = (await ops.selectiveScan(args, { deltaSoftplus: true })).y.data;
