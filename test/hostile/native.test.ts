@@ -94,6 +94,7 @@ test('no argument, too few, and each replaced by every kind of nonsense', async 
     await refused(`${name} without arguments`, () => functions[name]!());
   }
   assert.ok(cases > 300, `${cases} cases`);
+  console.log(`${cases} cases`);
 });
 
 test('one handle taken for another', async () => {

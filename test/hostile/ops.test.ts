@@ -261,6 +261,7 @@ test('a table of calls, each with its code', async () => {
     cases++;
   }
   assert.ok(cases >= 160, `${cases} cases`);
+  console.log(`${cases} cases`);
 });
 
 test('empty tensors have empty results', async () => {

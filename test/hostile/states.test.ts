@@ -280,6 +280,9 @@ matrix<Parts>(
   },
 );
 
-test('there are at least 60 cells', () => assert.ok(cells >= 60, `${cells} cells`));
+test('there are at least 60 cells', () => {
+  console.log(`${cells} cells`);
+  assert.ok(cells >= 60, `${cells} cells`);
+});
 
 test.run();
