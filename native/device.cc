@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace vlm {
 
@@ -25,7 +26,7 @@ void Device::shut() {
   {
     std::lock_guard lock(lock_);
     shut_ = true;
-    if (current_) current_->cancelled = true;
+    if (current_ && !current_->cancelled.exchange(true)) interrupted_ = true;
   }
   wake_.notify_one();
 }
@@ -65,6 +66,8 @@ void Device::loop() {
     {
       std::lock_guard lock(lock_);
       current_.reset();
+      if (interrupted_ && !job->ok && std::strcmp(job->failure.code, "ERR_CANCELLED") == 0)
+        job->failure.set("ERR_DISPOSED", "the device was disposed");
     }
     done_(std::move(job));
   }

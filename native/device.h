@@ -89,6 +89,7 @@ class Device : public std::enable_shared_from_this<Device> {
   JobQueue queue_;
   std::shared_ptr<Token> current_;
   bool shut_ = false;
+  bool interrupted_ = false;  // it was shut(), and nobody else, that cancelled the job in progress
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;
   std::thread thread_;
