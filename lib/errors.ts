@@ -34,7 +34,7 @@ export function show(value: unknown, limit = 80): string {
   let text: string;
   if (typeof value === 'string') text = JSON.stringify(value);
   else if (typeof value === 'function') text = 'a function';
-  else if (ArrayBuffer.isView(value)) text = `a ${value.constructor.name}`;
+  else if (ArrayBuffer.isView(value)) text = `a ${value.constructor?.name ?? 'typed array'}`;
   else if (typeof value === 'object' && value !== null) {
     try {
       text = JSON.stringify(value) ?? 'an object';

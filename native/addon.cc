@@ -1,6 +1,8 @@
 // What JavaScript can call. lib/binding.ts has the types and says what each does.
 #include <napi.h>
 
+#include <system_error>
+
 #include "cpu.h"
 #include "load.h"
 #include "node_device.h"
@@ -85,6 +87,24 @@ Bytes bytes(const CallbackInfo& info, int i, Napi::Value value) {
   auto array = value.As<Napi::TypedArray>();
   if (array.ByteLength() == 0) return {nullptr, 0};
   return {static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+}
+
+// Reading an element can run JavaScript, which may take any array's memory away: addresses are asked for afterwards.
+std::vector<Napi::Value> elements(const CallbackInfo& info, int i, const char* expected) {
+  if (!info[i].IsArray()) bad(info, i, expected);
+  const auto list = info[i].As<Napi::Array>();
+  std::vector<Napi::Value> values;
+  for (uint32_t k = 0; k < list.Length(); k++) values.push_back(list.Get(k));
+  return values;
+}
+
+std::vector<std::shared_ptr<Buffer>> buffer_list(const CallbackInfo& info, int i) {
+  std::vector<std::shared_ptr<Buffer>> buffers;
+  for (const Napi::Value& value : elements(info, i, "an array of buffers")) {
+    buffers.push_back(slot<Buffer>(info, i, value));
+    if (!buffers.back()) bad(info, i, "buffers that were not freed");
+  }
+  return buffers;
 }
 
 void check_range(const CallbackInfo& info, const Buffer& buffer, int64_t offset, int64_t count) {
@@ -225,26 +245,26 @@ Napi::Value Load(const CallbackInfo& info) {
   const auto node = pointer<NodeDevice>(info, 0);
   if (!info[1].IsString()) bad(info, 1, "a path");
   const std::string path = info[1].As<Napi::String>();
+  if (path.find('\0') != std::string::npos) bad(info, 1, "a path without a NUL: what follows it would be cut off");
+  const auto buffers = buffer_list(info, 4);
   const Bytes id = bytes(info, 2, info[2]), words = bytes(info, 3, info[3]);
   constexpr size_t kFields = 7;
   if (id.size != sizeof(FileIdentity)) bad(info, 2, "four 64-bit numbers");
   if (words.size % (kFields * sizeof(double))) bad(info, 3, "seven numbers for each segment");
-  if (!info[4].IsArray()) bad(info, 4, "an array of buffers");
   FileIdentity identity;
   std::memcpy(&identity, id.data, sizeof identity);
-  const auto list = info[4].As<Napi::Array>();
   std::vector<Segment> segments(words.size / (kFields * sizeof(double)));
   for (size_t i = 0; i < segments.size(); i++) {
     double f[kFields];
     std::memcpy(f, words.data + i * sizeof f, sizeof f);
     for (double x : f)
       if (!(x >= 0 && x <= 9007199254740991.0)) bad(info, 3, "whole numbers");
-    if (f[2] > 2 || f[3] > 2 || f[4] > 1 || f[5] >= list.Length()) bad(info, 3, "segments that exist");
+    if (f[2] > 2 || f[3] > 2 || f[4] > 1 || f[5] >= buffers.size()) bad(info, 3, "segments that exist");
     Segment& s = segments[i];
     s = {int64_t(f[0]),    int64_t(f[1]),        Dtype(int(f[2])),
-         Dtype(int(f[3])), Transform(int(f[4])), slot<Buffer>(info, 4, list.Get(static_cast<uint32_t>(f[5]))),
+         Dtype(int(f[3])), Transform(int(f[4])), buffers[static_cast<size_t>(f[5])],
          int64_t(f[6])};
-    if (!s.buffer || s.count > int64_t{1} << 44) bad(info, 4, "buffers that were not freed");
+    if (s.count > int64_t{1} << 44) bad(info, 3, "segments of at most 2^44 elements");
     check_range(info, *s.buffer, s.at, s.count * dtype_bytes(s.to));
   }
   return node->post(
@@ -260,15 +280,8 @@ Napi::Value Compile(const CallbackInfo& info) {
   const auto node = pointer<NodeDevice>(info, 0);
   if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
     bad(info, 1, "an Int32Array");
-  if (!info[2].IsArray()) bad(info, 2, "an array of buffers");
+  auto buffers = buffer_list(info, 2);
   const Bytes words = bytes(info, 1, info[1]);
-  const auto list = info[2].As<Napi::Array>();
-  std::vector<std::shared_ptr<Buffer>> buffers;
-  for (uint32_t i = 0; i < list.Length(); i++) {
-    auto& buffer = slot<Buffer>(info, 2, list.Get(i));
-    if (!buffer) bad(info, 2, "buffers that were not freed");
-    buffers.push_back(buffer);
-  }
   auto made = std::make_shared<std::shared_ptr<Executable>>();
   return node->post(
       info.Env(), nullptr,
@@ -298,21 +311,21 @@ struct Run {
 Napi::Value RunProgram(const CallbackInfo& info) {
   const auto node = pointer<NodeDevice>(info, 0);
   const auto executable = pointer<Executable>(info, 1);
-  if (!info[2].IsArray()) bad(info, 2, "an array of typed arrays");
+  if (executable->device() != node->device().get()) bad(info, 1, "a program of this device");
   const bool borrow = info[4].ToBoolean(), profile = info[5].ToBoolean();
-  const auto list = info[2].As<Napi::Array>();
+  const auto list = elements(info, 2, "an array of typed arrays");
   const Program& program = executable->program();
-  if (list.Length() != program.inputs.size())
+  if (list.size() != program.inputs.size())
     throw Napi::RangeError::New(info.Env(),
-                                text("the program takes ", program.inputs.size(), " inputs, got ", list.Length()));
+                                text("the program takes ", program.inputs.size(), " inputs, got ", list.size()));
   auto run = std::make_shared<Run>();
-  for (uint32_t i = 0; i < list.Length(); i++) {
-    const Bytes from = bytes(info, 2, list.Get(i));
+  for (size_t i = 0; i < list.size(); i++) {
+    const Bytes from = bytes(info, 2, list[i]);
     const int64_t expected = program.tensors[program.inputs[i]].bytes;
     if (static_cast<int64_t>(from.size) != expected)
       throw Napi::RangeError::New(info.Env(), text("input ", i, " must be ", expected, " bytes, got ", from.size));
     if (borrow) {
-      run->borrowed.push_back(Napi::Persistent(list.Get(i).As<Napi::Object>()));
+      run->borrowed.push_back(Napi::Persistent(list[i].As<Napi::Object>()));
       run->inputs.push_back(from.data);
     } else {
       run->copies.emplace_back(from.data, from.data + from.size);
@@ -359,6 +372,8 @@ auto guarded(const CallbackInfo& info) {
     throw to_js(info.Env(), e.code.c_str(), e.what(), e.step);
   } catch (const std::bad_alloc&) {
     throw to_js(info.Env(), "ERR_OUT_OF_MEMORY", "no memory left");
+  } catch (const std::system_error& e) {
+    throw to_js(info.Env(), "ERR_THREAD", text("the system starts no more threads: ", e.what()).c_str());
   } catch (const std::exception& e) {
     throw to_js(info.Env(), "ERR_INTERNAL", e.what());
   }

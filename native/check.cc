@@ -1,5 +1,7 @@
 #include "check.h"
 
+#include <functional>
+
 namespace vlm {
 
 std::string shape(const TensorArg& t) {
@@ -52,6 +54,18 @@ void check_plain(const TensorArg& t, const char* name, std::initializer_list<int
   check_dtype(t, name, Dtype::f32);
   check_size(t, name, size);
   check_contiguous(t, name);
+}
+
+void check_apart(const TensorArg& read, const char* read_name, const TensorArg& written, const char* written_name) {
+  if (!read || !written || read.numel() == 0 || written.numel() == 0) return;
+  const auto end = [](const TensorArg& t) {
+    int64_t last = 0;
+    for (int i = 0; i < t.rank; i++) last += (t.size[i] - 1) * t.stride[i];
+    return t.as<std::byte>() + (last + 1) * dtype_bytes(t.dtype);
+  };
+  const std::less<const std::byte*> before;
+  CHECK(!before(read.as<std::byte>(), end(written)) || !before(written.as<std::byte>(), end(read)), written_name,
+        " must not lie in the memory of ", read_name);
 }
 
 }  // namespace vlm

@@ -41,5 +41,7 @@ void check_rows(const TensorArg& t, const char* name);
 void check_contiguous(const TensorArg& t, const char* name);
 // f32, row-major without gaps, sizes as given; an absent optional argument passes.
 void check_plain(const TensorArg& t, const char* name, std::initializer_list<int64_t> size);
+// What an op reads twice, trusting it not to change, is not where it writes. Absent arguments pass.
+void check_apart(const TensorArg& read, const char* read_name, const TensorArg& written, const char* written_name);
 
 }  // namespace vlm

@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace vlm {
 
@@ -13,10 +14,10 @@ Device::~Device() {
   if (arena_) backend_->free(arena_, arena_bytes_);
 }
 
-void Device::post(std::unique_ptr<Job> job) {
+void Device::post(std::unique_ptr<Job> job) noexcept {
   {
     std::lock_guard lock(lock_);
-    queue_.push_back(std::move(job));
+    queue_.push(std::move(job));
   }
   wake_.notify_one();
 }
@@ -25,7 +26,7 @@ void Device::shut() {
   {
     std::lock_guard lock(lock_);
     shut_ = true;
-    if (current_) current_->cancelled = true;
+    if (current_ && !current_->cancelled.exchange(true)) interrupted_ = true;
   }
   wake_.notify_one();
 }
@@ -43,8 +44,7 @@ void Device::loop() {
       std::unique_lock lock(lock_);
       wake_.wait(lock, [&] { return shut_ || !queue_.empty(); });
       if (queue_.empty()) return;
-      job = std::move(queue_.front());
-      queue_.pop_front();
+      job = queue_.pop();
       refuse = shut_;
       current_ = job->token;
     }
@@ -66,19 +66,21 @@ void Device::loop() {
     {
       std::lock_guard lock(lock_);
       current_.reset();
+      if (interrupted_ && !job->ok && std::strcmp(job->failure.code, "ERR_CANCELLED") == 0)
+        job->failure.set("ERR_DISPOSED", "the device was disposed");
     }
     done_(std::move(job));
   }
 }
 
 std::shared_ptr<Buffer> Device::alloc(size_t bytes, Failure& failure) {
-  void* memory = backend_->alloc(bytes, failure);
-  if (!memory) return nullptr;
   // The buffer keeps the device, and so the backend that has to free it.
-  return {new Buffer{memory, bytes}, [device = shared_from_this()](Buffer* b) {
-            device->backend_->free(b->memory, b->bytes);
-            delete b;
-          }};
+  std::shared_ptr<Buffer> buffer(new Buffer, [device = shared_from_this()](Buffer* b) {
+    if (b->memory) device->backend_->free(b->memory, b->bytes);
+    delete b;
+  });
+  *buffer = {backend_->alloc(bytes, failure), bytes};
+  return buffer->memory ? buffer : nullptr;
 }
 
 bool Device::reserve(size_t bytes, Failure& failure) {
@@ -99,6 +101,7 @@ bool Executable::prepare(Failure& failure) {
   if (!device_->reserve(program_->arena_bytes, failure)) return false;
   if (compiled_ && bound_to_ == device_->arena()) return true;
   if (compiled_) device_->backend().destroy(compiled_);
+  compiled_ = nullptr;
   bound_to_ = device_->arena();
   program_->bind(bound_to_);
   compiled_ = device_->backend().compile(program_->steps.data(), static_cast<int>(program_->steps.size()), failure);

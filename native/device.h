@@ -2,11 +2,11 @@
 #pragma once
 
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "backend.h"
 #include "program.h"
@@ -25,6 +25,36 @@ struct Job {
   bool ok = false;
   std::function<bool(Job&)> work;    // on the device's thread; false after setting `failure`
   std::function<void(Job&)> settle;  // where the device's owner chooses; not called when the device is torn down first
+  std::unique_ptr<Job> next;         // in its queue
+};
+
+// First in, first out. It takes no memory of its own, so a job that exists can always be handed on.
+class JobQueue {
+ public:
+  JobQueue() = default;
+  JobQueue(JobQueue&& from) noexcept : first_(std::move(from.first_)), last_(std::exchange(from.last_, nullptr)) {}
+  ~JobQueue() {
+    while (pop()) {
+    }
+  }
+
+  bool empty() const { return !first_; }
+  void push(std::unique_ptr<Job> job) noexcept {
+    Job* const raw = job.get();
+    (last_ ? last_->next : first_) = std::move(job);
+    last_ = raw;
+  }
+  std::unique_ptr<Job> pop() noexcept {
+    std::unique_ptr<Job> job = std::move(first_);
+    if (!job) return job;
+    first_ = std::move(job->next);
+    if (!first_) last_ = nullptr;
+    return job;
+  }
+
+ private:
+  std::unique_ptr<Job> first_;
+  Job* last_ = nullptr;
 };
 
 class Executable;
@@ -33,11 +63,11 @@ class Device : public std::enable_shared_from_this<Device> {
  public:
   using Done = std::function<void(std::unique_ptr<Job>)>;
 
-  // `done` is called on the device's thread with every job that was taken up or refused.
+  // `done` is called on the device's thread with every job that was taken up or refused. It must not throw.
   Device(std::unique_ptr<Backend> backend, Done done);
   ~Device();
 
-  void post(std::unique_ptr<Job> job);
+  void post(std::unique_ptr<Job> job) noexcept;
   // Cancels the job in progress and all that wait. No job is taken up any more; those waiting fail with ERR_DISPOSED.
   void shut();
   // shut(), and waits for the thread to end. Not from the device's own thread.
@@ -56,9 +86,10 @@ class Device : public std::enable_shared_from_this<Device> {
   Done done_;
   std::mutex lock_;
   std::condition_variable wake_;
-  std::deque<std::unique_ptr<Job>> queue_;
+  JobQueue queue_;
   std::shared_ptr<Token> current_;
   bool shut_ = false;
+  bool interrupted_ = false;  // it was shut(), and nobody else, that cancelled the job in progress
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;
   std::thread thread_;
@@ -72,6 +103,7 @@ class Executable {
   ~Executable();
 
   const Program& program() const { return *program_; }
+  const Device* device() const { return device_.get(); }
   bool prepare(Failure&);
   // inputs: one address for each of the program's inputs; outputs likewise, each as large as its tensor. ms: null, or
   // milliseconds for each step.

@@ -23,7 +23,7 @@ std::shared_ptr<NodeDevice> NodeDevice::open(Napi::Env env, std::unique_ptr<Back
   self->device_ = std::make_shared<Device>(std::move(backend), [raw](std::unique_ptr<Job> job) {
     {
       std::lock_guard lock(raw->lock_);
-      raw->done_.push_back(std::move(job));
+      raw->done_.push(std::move(job));
     }
     napi_call_threadsafe_function(raw->wake_, nullptr, napi_tsfn_nonblocking);
   });
@@ -36,9 +36,10 @@ std::shared_ptr<NodeDevice> NodeDevice::open(Napi::Env env, std::unique_ptr<Back
 NodeDevice::~NodeDevice() { finish(); }
 
 void NodeDevice::at_exit(void* self) {
-  auto* device = static_cast<NodeDevice*>(self);
+  // Its jobs may hold the last references to the device: it goes after them.
+  const auto device = static_cast<NodeDevice*>(self)->shared_from_this();
   device->finish();
-  device->done_.clear();
+  const JobQueue unsettled = std::move(device->done_);
 }
 
 void NodeDevice::finish() {
@@ -73,20 +74,19 @@ Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work
       deferred.Reject(to_js(env, "ERR_INTERNAL", e.what()).Value());
     }
   };
-  if (pending_++ == 0) napi_ref_threadsafe_function(env, wake_);
   device_->post(std::move(job));
+  if (pending_++ == 0) napi_ref_threadsafe_function(env, wake_);
   return deferred.Promise();
 }
 
 void NodeDevice::drain(Napi::Env env) {
   Napi::HandleScope scope(env);
   const auto keep = shared_from_this();  // the last job may hold the last reference
-  std::deque<std::unique_ptr<Job>> done;
-  {
+  JobQueue done = [this] {
     std::lock_guard lock(lock_);
-    done.swap(done_);
-  }
-  for (auto& job : done) {
+    return std::move(done_);
+  }();
+  while (auto job = done.pop()) {
     try {
       job->settle(*job);
     } catch (const Napi::Error&) {

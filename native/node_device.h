@@ -33,7 +33,7 @@ class NodeDevice : public std::enable_shared_from_this<NodeDevice> {
   napi_threadsafe_function wake_ = nullptr;
   std::shared_ptr<Device> device_;
   std::mutex lock_;
-  std::deque<std::unique_ptr<Job>> done_;
+  JobQueue done_;
   std::vector<Napi::Promise::Deferred> closing_;
   int pending_ = 0;
   bool closed_ = false, finished_ = false;

@@ -17,7 +17,7 @@ struct Alone final : Team {
   Team& team;
   explicit Alone(Team& t) : team(t) {}
   void barrier() override { next.store(0, std::memory_order_relaxed); }
-  void fail(int step, const char* code, const std::string& message) override { team.fail(step, code, message); }
+  void fail(int step, const char* code, const char* message) override { team.fail(step, code, message); }
 };
 
 inline void relax() {
@@ -138,10 +138,10 @@ void Pool::barrier() {
   if (nth_ > 1) phase_.notify_all();
 }
 
-void Pool::fail(int step, const char* code, const std::string& message) {
+void Pool::fail(int step, const char* code, const char* message) {
   std::lock_guard lock(failure_lock_);
   if (failed_) return;
-  failure_.set(code, message.c_str(), step);
+  failure_.set(code, message, step);
   failed_ = true;
 }
 

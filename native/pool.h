@@ -27,7 +27,7 @@ class Pool final : public Team {
            Failure& failure);
 
   void barrier() override;
-  void fail(int step, const char* code, const std::string& message) override;
+  void fail(int step, const char* code, const char* message) override;
 
  private:
   void walk(int ith);

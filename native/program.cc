@@ -84,8 +84,9 @@ class Decoder {
       const int64_t size = wide(), stride = wide();
       REQUIRE(size >= 0 && size <= kMaxElements, "tensor ", id, " has size ", size);
       REQUIRE(stride >= 0 && stride <= kMaxElements, "tensor ", id, " has stride ", stride);
-      REQUIRE(size == 0 || elements <= kMaxElements / size, "tensor ", id, " has too many elements");
-      elements *= size;
+      // Zeros don't count, so that the product of any of the sizes is a number that ops can compute with.
+      REQUIRE(elements <= kMaxElements / std::max<int64_t>(size, 1), "tensor ", id, " has too many elements");
+      elements *= std::max<int64_t>(size, 1);
       REQUIRE(size == 0 || stride <= (kMaxElements - last) / std::max<int64_t>(size - 1, 1), "tensor ", id,
               " reaches too far");
       if (size) last += (size - 1) * stride;
@@ -94,7 +95,7 @@ class Decoder {
     }
     const int64_t width = dtype_bytes(t.arg.dtype);
     t.offset = offset * width;
-    t.bytes = elements ? (last + 1) * width : 0;
+    t.bytes = t.arg.numel() ? (last + 1) * width : 0;
     const int64_t available =
         t.storage >= 0 ? p.value_bytes[t.storage] : static_cast<int64_t>(p.buffers[-1 - t.storage]->bytes);
     REQUIRE(t.offset <= available && t.bytes <= available - t.offset, "tensor ", id, " ends at byte ",

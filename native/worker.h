@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <string>
+#include "check.h"
 
 namespace vlm {
 
@@ -13,7 +13,7 @@ struct Team {
   std::atomic<int64_t> next{0};  // the next item nobody has claimed; reset at every barrier
   virtual ~Team() = default;
   virtual void barrier() = 0;
-  virtual void fail(int step, const char* code, const std::string& message) = 0;  // the first failure of a run wins
+  virtual void fail(int step, const char* code, const char* message) = 0;  // the first failure of a run wins
 };
 
 struct Worker {
@@ -37,8 +37,16 @@ struct Worker {
   // Waits for the other threads: what they wrote before is visible after.
   void sync() { team.barrier(); }
 
-  // Ends the run with an error at the next barrier (kernels never throw). The op returns as usual afterwards.
-  void fail(const char* code, const std::string& message) { team.fail(step, code, message); }
+  // Ends the run with an error at the next barrier; the message is the parts in a row. The op returns as usual afterwards:
+  // kernels never throw, and nothing may throw on a thread of the pool, so without memory the error has no message.
+  template <class... Parts>
+  void fail(const char* code, const Parts&... parts) noexcept {
+    try {
+      team.fail(step, code, text(parts...).c_str());
+    } catch (const std::exception&) {
+      team.fail(step, code, "");
+    }
+  }
 };
 
 }  // namespace vlm

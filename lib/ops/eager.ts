@@ -37,71 +37,116 @@ function device(which: EagerOptions['device']): Device {
 
 const camel = (name: string) => name.replace('?', '').replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
-/** The names an op's inputs go by in JavaScript: `delta_bias?` is deltaBias. */
-function inputNames(op: string): string[] {
-  const schema = native()
+/** The names an op's inputs and options go by in JavaScript: `delta_bias?` is deltaBias. */
+function namesOf(op: string): { inputs: string[]; required: string[]; options: string[] } {
+  const { inputs, attrs } = native()
     .schema()
     .find(({ name }) => name === op)!;
-  return schema.inputs.split(' ').map(camel);
+  const words = inputs.split(' ');
+  return {
+    inputs: words.map(camel),
+    required: words.filter((word) => !word.endsWith('?')),
+    options: attrs
+      .split(' ')
+      .filter(Boolean)
+      .map((attr) => camel(attr.split(':')[0]!)),
+  };
 }
 
-function dtypeOf(op: string, name: string, { data, dtype }: TensorData): Dtype {
-  if (data instanceof Float32Array) return 'f32';
-  if (data instanceof Int32Array) return 'i32';
-  if (data instanceof Uint8Array) return 'u8';
-  if (data instanceof Uint16Array && (dtype === 'f16' || dtype === 'bf16')) return dtype;
+/** The array types and what of them is read; a subclass's own constructor is never called. */
+const kinds = [
+  { type: Float32Array, dtype: 'f32' },
+  { type: Int32Array, dtype: 'i32' },
+  { type: Uint8Array, dtype: 'u8' },
+  { type: Uint16Array, dtype: undefined },
+] as const;
+
+function kindOf(
+  op: string,
+  name: string,
+  { data, dtype }: TensorData,
+): { dtype: Dtype; type: new (from: RunInput) => RunInput } {
+  // A proxy and an object that only inherits from an array are instances, but no views.
+  const kind = ArrayBuffer.isView(data) ? kinds.find(({ type }) => data instanceof type) : undefined;
+  const found = kind?.dtype ?? (kind && (dtype === 'f16' || dtype === 'bf16') ? dtype : undefined);
+  if (kind && found) return { dtype: found, type: kind.type };
   throw typeError(
     'ERR_ARG_TYPE',
     `[${op}] ${name}.data must be a Float32Array, Int32Array, Uint8Array, or a Uint16Array with dtype 'f16' or 'bf16', got ${show(data)}`,
   );
 }
 
-/** Checks one argument and reads it once: what the caller changes afterwards has no effect. */
+/** No dimension is longer: sizes and strides stay far from where numbers lose their last digits. */
+const MAX_SIZE = 2 ** 31 - 1;
+
+/** Checks one argument and copies it: what the caller changes afterwards has no effect. */
 function argument(op: string, name: string, value: TensorData): { dtype: Dtype; shape: number[]; data: RunInput } {
   if (typeof value !== 'object')
     throw typeError('ERR_ARG_TYPE', `[${op}] ${name} must be { data, shape }, got ${show(value)}`);
   const { data, shape: given, dtype } = value;
-  if (!Array.isArray(given) || given.length < 1 || given.length > 5)
+  const shape: number[] = Array.isArray(given) ? Array.from(given) : [];
+  if (shape.length < 1 || shape.length > 5)
     throw typeError('ERR_ARG_SHAPE', `[${op}] ${name}.shape must be an array of 1 to 5 sizes, got ${show(given)}`);
-  const shape: number[] = Array.from(given);
   for (const size of shape)
-    if (!Number.isSafeInteger(size) || size < 0)
-      throw rangeError('ERR_ARG_SHAPE', `[${op}] ${name}.shape must hold whole numbers, got ${show(shape)}`);
-  const found = dtypeOf(op, name, { data, shape, dtype });
+    if (!Number.isInteger(size) || size < 0 || size > MAX_SIZE)
+      throw rangeError(
+        'ERR_ARG_SHAPE',
+        `[${op}] ${name}.shape must hold whole numbers up to ${MAX_SIZE}, got ${show(shape)}`,
+      );
+  const { dtype: found, type } = kindOf(op, name, { data, shape, dtype });
   if (!(data.buffer instanceof ArrayBuffer))
     throw typeError('ERR_ARG_TYPE', `[${op}] ${name}.data must not be shared memory: copy it first`);
-  if (data.length !== numel(shape))
+  let copy: RunInput;
+  try {
+    copy = new type(data);
+  } catch {
+    copy = new type(0 as never); // detached
+  }
+  if (copy.length !== numel(shape))
     throw rangeError(
       'ERR_ARG_SHAPE',
-      `[${op}] ${name}.data has ${data.length} elements, its shape [${shape}] has ${numel(shape)}` +
-        (data.length === 0 ? ' (was its buffer transferred?)' : ''),
+      `[${op}] ${name}.data has ${copy.length} elements, its shape [${shape}] has ${numel(shape)}` +
+        (copy.length === 0 ? ' (was its buffer transferred?)' : ''),
     );
-  return { dtype: found, shape, data };
+  return { dtype: found, shape, data: copy };
 }
 
 /** Turns the function that records an op into one that runs it on typed arrays. */
 export function eager<I extends object, O, R extends object>(
   op: string,
   record: (g: Graph, inputs: I, options: O) => R,
+  /** Options that aren't attributes of the op in native/ops.def. */
+  more: readonly string[] = [],
 ): (inputs: Arguments<I>, ...options: Options<O>) => Promise<Results<R>> {
   return async (inputs, ...[options]) => {
     if (typeof inputs !== 'object' || inputs === null)
       throw typeError('ERR_ARG_TYPE', `[${op}] inputs must be an object of tensors, got ${show(inputs)}`);
+    const names = namesOf(op);
+    if (typeof (options ?? {}) !== 'object')
+      throw typeError('ERR_ARG_TYPE', `[${op}] options must be an object, got ${show(options)}`);
     const { device: which, signal, ...rest }: EagerOptions = options ?? {};
+    const settings = [...names.options, ...more];
+    for (const name of Object.keys(rest))
+      if (!settings.includes(name))
+        throw typeError(
+          'ERR_ARG_NAME',
+          `[${op}] has no option ${show(name)}: ${[...settings, 'device', 'signal'].join(', ')}`,
+        );
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw typeError('ERR_ARG_TYPE', `[${op}] signal must be an AbortSignal, got ${show(signal)}`);
     signal?.throwIfAborted();
     const g = new Graph();
     const tensors: Record<string, Tensor> = {};
     const data: Record<string, RunInput> = {};
-    const known = inputNames(op);
     for (const [name, value] of Object.entries(inputs) as [string, TensorData | null | undefined][]) {
-      if (!known.includes(name))
-        throw typeError('ERR_ARG_NAME', `[${op}] has no input ${show(name)}: ${known.join(', ')}`);
+      if (!names.inputs.includes(name))
+        throw typeError('ERR_ARG_NAME', `[${op}] has no input ${show(name)}: ${names.inputs.join(', ')}`);
       if (value === undefined || value === null) continue;
       const checked = argument(op, name, value);
       tensors[name] = g.input(name, checked.dtype, checked.shape);
-      data[name] = checked.data.slice();
+      data[name] = checked.data;
     }
-    for (const name of known.slice(0, requiredInputs(op)))
+    for (const name of names.required)
       if (!tensors[name]) throw typeError('ERR_ARG_TYPE', `[${op}] ${name} is missing`);
     const recorded = Object.entries(record(g, tensors as I, rest as O)) as [string, Tensor | undefined][];
     for (const [name, tensor] of recorded) if (tensor) g.output(name, tensor);
@@ -116,12 +161,4 @@ export function eager<I extends object, O, R extends object>(
       program.drop();
     }
   };
-}
-
-/** Required inputs come first in native/ops.def. */
-function requiredInputs(op: string): number {
-  const schema = native()
-    .schema()
-    .find(({ name }) => name === op)!;
-  return schema.inputs.split(' ').filter((name) => !name.endsWith('?')).length;
 }

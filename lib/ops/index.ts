@@ -36,7 +36,7 @@ export const ops = {
   attention: eager('attention', attention),
   causalConv1d: eager('causal_conv1d', causalConv1d),
   causalConv1d2d: eager('causal_conv1d_2d', causalConv1d2d),
-  crossMerge: eager('cross_merge', crossMerge),
+  crossMerge: eager('cross_merge', crossMerge, ['height', 'width']),
   crossScan: eager('cross_scan', crossScan),
   embedding: eager('embedding', embedding),
   layerNorm: eager('layer_norm', layerNorm),

@@ -123,6 +123,8 @@ class ByteLevelTokenizer implements Tokenizer {
   }
 
   decode(ids: readonly number[]): string {
+    if (!Array.isArray(ids) && !ArrayBuffer.isView(ids))
+      throw typeError('ERR_TOK_ID', `ids must be an array of token ids, got ${show(ids)}`);
     const stream = this.stream();
     let text = '';
     for (let i = 0; i < ids.length; i++) {

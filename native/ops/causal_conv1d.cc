@@ -122,6 +122,7 @@ size_t prepare_causal_conv1d(const Step& step, int nth) {
   if (bias) check_floats(bias, "bias", {channels});
   check_state(initial, "initial_state", last, "final_state", slots, batch, channels, width - 1);
   check_floats(y, "y", {batch, channels, x.size[2]});
+  check_apart(slots, "slots", y, "y");
   return slot_scratch(slots, initial, last, nth);
 }
 

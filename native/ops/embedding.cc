@@ -31,8 +31,8 @@ void embedding(const Step& step, Worker& w) {
       const int64_t b = i / length, l = i % length;
       const int64_t id = ids.as<int32_t>()[b * ids.stride[0] + l * ids.stride[1]];
       if (id >= words || -1 - id >= extra) {
-        w.fail("ERR_OP_INDEX", text("ids[", b, ",", l, "] is ", id, ": weight has ", words, " rows, rows has ", extra,
-                                    " (row r is id -1 - r)"));
+        w.fail("ERR_OP_INDEX", "ids[", b, ",", l, "] is ", id, ": weight has ", words, " rows, rows has ", extra,
+               " (row r is id -1 - r)");
         return;
       }
       float* out = row(y, i);

@@ -55,6 +55,7 @@ namespace vlm {
 size_t prepare_rms_norm(const Step& step, int) {
   const auto [x, weight, residual] = step.inputs<3>();
   const auto [y, sum] = step.outputs<2>();
+  check_given(weight, "weight");
   check_plain(weight, "weight", {-1});
   check_row_tensor(x, "x", x, weight.size[0]);
   check_row_tensor(y, "y", x, weight.size[0]);

@@ -156,7 +156,7 @@ bool read_params(const TensorArg& params, int64_t b, int64_t v, Worker& w, Param
                {whole(p[5]), "vocab_limit", "a whole number from 0 to 2^31"}};
   for (int i = 0; i < 6; i++) {
     if (rules[i].fine) continue;
-    w.fail("ERR_OP_ARG", text("params, row ", b, ": ", rules[i].name, " must be ", rules[i].range, ", got ", p[i]));
+    w.fail("ERR_OP_ARG", "params, row ", b, ": ", rules[i].name, " must be ", rules[i].range, ", got ", p[i]);
     return false;
   }
   out = {p[0], p[2], p[3], p[4], static_cast<int64_t>(p[1]), static_cast<int64_t>(p[5])};
@@ -242,12 +242,11 @@ bool check_finite(const float* z, int64_t n, const Range& range, int64_t b, Work
   if (!fine(range.high) || !fine(range.low)) {
     int64_t i = 0;
     while (fine(order_of(z[i]))) i++;
-    w.fail("ERR_NONFINITE_LOGITS",
-           text("logits, row ", b, ": the logit of token ", i, " is ", z[i] > 0 ? "+Inf" : "NaN"));
+    w.fail("ERR_NONFINITE_LOGITS", "logits, row ", b, ": the logit of token ", i, " is ", z[i] > 0 ? "+Inf" : "NaN");
     return false;
   }
   if (range.high > kMinusInfinite) return true;
-  w.fail("ERR_NONFINITE_LOGITS", text("logits, row ", b, ": the logits of all ", n, " tokens are -Inf"));
+  w.fail("ERR_NONFINITE_LOGITS", "logits, row ", b, ": the logits of all ", n, " tokens are -Inf");
   return false;
 }
 
@@ -326,6 +325,10 @@ size_t prepare_sample(const Step& step, int nth) {
   if (slots) check(slots, "slots", Dtype::i32, {b});
   check(token, "token", Dtype::i32, {b});
   check(logprob, "logprob", Dtype::f32, {b});
+  for (const auto& [t, name] : {std::pair(token, "token"), std::pair(logprob, "logprob"), std::pair(seen, "seen")}) {
+    check_apart(logits, "logits", t, name);
+    check_apart(slots, "slots", t, name);
+  }
   return SIMD::desks_bytes(b, v, nth) + slot_scratch(slots, seen, {}, nth);
 }
 

@@ -76,6 +76,7 @@ size_t prepare_selective_scan(const Step& step, int nth) {
   if (delta_bias) check_floats(delta_bias, "delta_bias", {channels});
   check_state(initial, "initial_state", last, "last_state", slots, batch, channels, n);
   check_floats(y, "y", {batch, channels, length});
+  check_apart(slots, "slots", y, "y");
   return scan_scratch(kScanTile, n) * nth + slot_scratch(slots, initial, last, nth);
 }
 

@@ -20,6 +20,7 @@ inline void check_state(const TensorArg& before, const char* before_name, const 
   check(before, before_name);
   check(after, after_name);
   if (!slots) return;
+  check_apart(slots, "slots", after, after_name);
   check_dtype(slots, "slots", Dtype::i32);
   check_size(slots, "slots", {batch});
   CHECK(before || after, "slots choose rows of ", before_name, " and ", after_name, ", and neither is given");
@@ -46,7 +47,7 @@ inline bool slots_fit(const TensorArg& slots, const TensorArg& before, const Ten
   for (int64_t b = 0; b < slots.size[0]; b++) {
     const int64_t slot = state_row(slots, b);
     if (slot < 0 || slot >= count) {
-      w.fail("ERR_OP_INDEX", text("slots[", b, "] is ", slot, ", expected 0 to ", count - 1));
+      w.fail("ERR_OP_INDEX", "slots[", b, "] is ", slot, ", expected 0 to ", count - 1);
       return false;
     }
     mark[slot] = std::byte{0};
@@ -54,7 +55,7 @@ inline bool slots_fit(const TensorArg& slots, const TensorArg& before, const Ten
   for (int64_t b = 0; b < slots.size[0]; b++) {
     const int64_t slot = state_row(slots, b);
     if (mark[slot] != std::byte{0}) {
-      w.fail("ERR_OP_INDEX", text("slots[", b, "] is ", slot, ", which an earlier row of the batch has already"));
+      w.fail("ERR_OP_INDEX", "slots[", b, "] is ", slot, ", which an earlier row of the batch has already");
       return false;
     }
     mark[slot] = std::byte{1};

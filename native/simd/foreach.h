@@ -20,9 +20,11 @@
 
 #define SIMD_PRAGMA(text) _Pragma(#text)
 
-#if (defined(__x86_64__) || defined(_M_X64)) && !defined(VLM_PORTABLE_ONLY)
+#if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
+#endif
 
+#if (defined(__x86_64__) || defined(_M_X64)) && !defined(VLM_PORTABLE_ONLY)
 #define SIMD_PASS 1
 #include SIMD_FILE
 #undef SIMD_PASS

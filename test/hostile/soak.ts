@@ -1,0 +1,139 @@
+/**
+ * npm run test:soak [-- --long]: generations, loads and aborts by the thousand; at the end memory, descriptors, threads and
+ * listeners are what they were after the warm-up, and a hundred runs of everything gave the same tokens and logits. The short
+ * form is for CI; the long one takes hours.
+ */
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { load, type Model } from '../../lib/index.ts';
+import { tinyConfig, tinyPreprocessor, writeCheckpoint } from '../models/checkpoint.ts';
+
+const { values } = parseArgs({ options: { long: { type: 'boolean', default: false } } });
+const counts = values.long
+  ? { generations: 100_000, loads: 10_000, aborts: 10_000 }
+  : { generations: 3000, loads: 150, aborts: 300 };
+const gc = (globalThis as { gc?: () => void }).gc;
+if (!gc) throw new Error('needs --expose-gc: npm run test:soak');
+
+const dir = mkdtempSync(join(tmpdir(), 'vl-mamba-soak-'));
+process.once('exit', () => rmSync(dir, { recursive: true, force: true }));
+const text = { hidden_size: 32, num_hidden_layers: 2, time_step_rank: 2, state_size: 4 };
+await writeCheckpoint(dir, { config: tinyConfig({ text }), preprocessor: tinyPreprocessor('siglip') });
+const picture = { data: new Uint8Array(48).map((_, i) => i * 5), width: 4, height: 4, channels: 3 as const };
+
+let failed = false;
+function report(what: string, ok: boolean, figure: string): void {
+  failed ||= !ok;
+  console.log(`${ok ? 'ok  ' : 'FAIL'} ${what}: ${figure}`);
+}
+
+interface Footprint {
+  /** Bytes. */
+  rss: number;
+  files: number;
+  threads: number;
+}
+
+async function footprint(): Promise<Footprint> {
+  for (let i = 0; i < 4; i++) {
+    gc!();
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  const linux = process.platform === 'linux';
+  const status = linux ? readFileSync('/proc/self/status', 'utf8') : '';
+  return {
+    rss: linux ? Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024 : process.memoryUsage().rss,
+    files: linux ? readdirSync('/proc/self/fd').length : 0,
+    threads: linux ? readdirSync('/proc/self/task').length : 0,
+  };
+}
+
+/** The median of the slopes between all pairs (Theil–Sen), times the number of samples: growth over the run. */
+function growth(samples: number[]): number {
+  const slopes: number[] = [];
+  for (let i = 0; i < samples.length; i++)
+    for (let j = i + 1; j < samples.length; j++) slopes.push((samples[j]! - samples[i]!) / (j - i));
+  slopes.sort((a, b) => a - b);
+  return (slopes[slopes.length >> 1] ?? 0) * samples.length;
+}
+
+/** Does something `count` times; the first half warms up, the second is measured. */
+async function soak(what: string, count: number, once: (i: number) => PromiseLike<unknown>): Promise<void> {
+  const start = performance.now();
+  const samples: number[] = [];
+  const every = Math.max(1, Math.floor(count / 40));
+  let before: Footprint | undefined;
+  for (let i = 0; i < count; i++) {
+    await once(i);
+    if (i === count >> 1) before = await footprint();
+    if (i > count >> 1 && i % every === 0) samples.push((await footprint()).rss);
+  }
+  const after = await footprint();
+  const grown = growth(samples);
+  const seconds = ((performance.now() - start) / 1000).toFixed(0);
+  const mib = (n: number) => `${(n / 2 ** 20).toFixed(2)} MiB`;
+  const limit = Math.max(after.rss * 0.01, 4 * 2 ** 20);
+  const counted = `descriptors ${before!.files} → ${after.files}, threads ${before!.threads} → ${after.threads}`;
+  const ok = grown < limit && after.files <= before!.files && after.threads <= before!.threads;
+  report(`${count} ${what}`, ok, `RSS ${mib(after.rss)}, grown ${mib(grown)}, ${counted}, ${seconds} s`);
+}
+
+const model = await load(dir, { threads: 2 });
+await soak('generations', counts.generations, (i) =>
+  model.generate({ prompt: `text ${i % 7}`, maxNewTokens: 3, temperature: i % 2, seed: i }),
+);
+await soak('generations about a picture', counts.generations / 10, (i) =>
+  model.generate({ prompt: `<image> ${i % 7}`, images: [picture], maxNewTokens: 2 }),
+);
+const controllers = { listeners: 0 };
+await soak('aborts', counts.aborts, async (i) => {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const add = signal.addEventListener.bind(signal);
+  const remove = signal.removeEventListener.bind(signal);
+  signal.addEventListener = ((...args: Parameters<typeof add>) => {
+    controllers.listeners++;
+    add(...args);
+  }) as typeof add;
+  signal.removeEventListener = ((...args: Parameters<typeof remove>) => {
+    controllers.listeners--;
+    remove(...args);
+  }) as typeof remove;
+  const generation = model.generate({ prompt: 'a b c', maxNewTokens: 1000, temperature: 1, seed: i, signal });
+  setTimeout(() => controller.abort(), i % 4);
+  await generation.catch(() => {});
+});
+report('listeners', controllers.listeners <= 0, String(controllers.listeners));
+await model.dispose();
+await soak('loads and disposes', counts.loads, async (i) => {
+  const one = await load(dir, { threads: 1 + (i % 2) });
+  if (i % 3 === 0) void one.generate({ prompt: 'a', maxNewTokens: 100, temperature: 1, seed: i });
+  await one.dispose();
+});
+
+/** Tokens and logits of one prompt, hashed. */
+async function hash(one: Model, neighbours: number): Promise<string> {
+  const others = Array.from({ length: neighbours }, (_, seed) =>
+    one.generate({ prompt: `neighbour ${seed}`, maxNewTokens: 6, temperature: 1, seed }),
+  );
+  const options = { prompt: 'the same words every time '.repeat(20) };
+  const [{ tokens }, logits] = await Promise.all([
+    one.generate({ ...options, maxNewTokens: 6, temperature: 0.9, seed: 11 }),
+    one.logits(options),
+  ]);
+  await Promise.all(others);
+  return createHash('sha256').update(Int32Array.from(tokens)).update(logits).digest('hex');
+}
+
+const hashes = new Set<string>();
+const RUNS = 100;
+for (const threads of [1, 2]) {
+  const one = await load(dir, { threads });
+  for (let i = 0; i < RUNS; i++) hashes.add(await hash(one, i % 20 === 0 ? 63 : 0));
+  await one.dispose();
+}
+report(`${2 * RUNS} runs on 1 and 2 threads, alone and with 63 neighbours`, hashes.size === 1, `${hashes.size} result`);
+process.exitCode = failed ? 1 : 0;

@@ -1,0 +1,28 @@
+/** Builds what test/native/CMakeLists.txt describes, once for each sanitizer. */
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+
+/** Runs a command to its end with its output shown; throws when it fails. */
+export function must(command: string, args: string[], env: NodeJS.ProcessEnv = {}): void {
+  const { status, signal, error } = spawnSync(command, args, { stdio: 'inherit', env: { ...process.env, ...env } });
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${error?.message ?? signal ?? `status ${status}`}`);
+}
+
+/** The newest clang++ with libFuzzer: from 16 on it compiles the kernels' lambdas. */
+function compiler(): string {
+  const names = ['clang++-21', 'clang++-20', 'clang++-19', 'clang++-18', 'clang++-17', 'clang++-16'];
+  const found = names.find((name) => spawnSync(name, ['--version']).status === 0);
+  if (!found)
+    throw new Error(
+      'needs clang 16 or newer with its sanitizers: apt-get install clang-16 libclang-rt-16-dev, or a newer one',
+    );
+  return found;
+}
+
+/** Returns the folder with the programs. */
+export function build(sanitize: 'address' | 'thread'): string {
+  const out = join('build-native', sanitize);
+  must('cmake', ['-S', 'test/native', '-B', out, `-DCMAKE_CXX_COMPILER=${compiler()}`, `-DSANITIZE=${sanitize}`]);
+  must('cmake', ['--build', out, '-j2']);
+  return out;
+}
