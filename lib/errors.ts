@@ -44,3 +44,9 @@ export function show(value: unknown, limit = 80): string {
   } else text = String(value);
   return text.length > limit ? `${text.slice(0, limit - 1)}…` : text;
 }
+
+/** Throws unless `signal` is an AbortSignal or absent; `where` names the function. */
+export function checkSignal(where: string, signal: unknown): void {
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw typeError('ERR_ARG_TYPE', `[${where}] signal must be an AbortSignal, got ${show(signal)}`);
+}

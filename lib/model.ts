@@ -10,7 +10,7 @@ import { parseJsonData } from './checkpoint/strict_json.ts';
 import { CancelToken, Device } from './device.ts';
 import { cudaReason } from './devices.ts';
 import { Engine } from './engine.ts';
-import { rangeError, show, typeError, VLMambaError } from './errors.ts';
+import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
 import { Generation } from './generation.ts';
 import { abortable } from './image/async.ts';
 import { type ImageInput, type PreprocessConfig, parsePreprocessConfig } from './image/preprocess.ts';
@@ -124,6 +124,7 @@ export class Model {
         throw rangeError('ERR_GEN_N', `n must be an integer from 1 to ${MAX_N}, got ${show(n)}`);
       const sampling = resolveSampling(rest, this.#runtime.parts.defaults);
       const start = performance.now();
+      checkSignal('generate', signal);
       signal?.throwIfAborted();
       const request = { sampling, signals: [signal], leave, emit, start };
       const read = await this.#prompt({ prompt, messages, images });
@@ -282,6 +283,7 @@ export async function load(
   checkLoadOptions(path, where, dtype);
   checkWhole('maxBatch', maxBatch, 1, 256);
   checkWhole('maxQueue', maxQueue, 0, 65_536);
+  checkSignal('load', signal);
   signal?.throwIfAborted();
   await checkFolder(path);
   const config = await readConfig(path, { signal });

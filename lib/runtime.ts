@@ -1,7 +1,7 @@
 import type { GenerationConfig, ModelConfig } from './checkpoint/config.ts';
 import { CancelToken } from './device.ts';
 import type { Engine } from './engine.ts';
-import { rangeError, VLMambaError } from './errors.ts';
+import { checkSignal, rangeError, VLMambaError } from './errors.ts';
 import type { GenerateResult } from './generation.ts';
 import { abortable } from './image/async.ts';
 import { type ImageInput, type PreprocessConfig, pixels } from './image/preprocess.ts';
@@ -90,6 +90,7 @@ export class Runtime {
   /** What the encoder reads of a picture: [3, H, W]. */
   async pixels(image: ImageInput, signal?: AbortSignal): Promise<{ data: Float32Array; shape: number[] }> {
     this.check();
+    checkSignal('pixels', signal);
     const { preprocess, engine } = this.parts;
     if (!preprocess)
       throw new VLMambaError('ERR_NO_VISION', 'this checkpoint only reads text: it has no vision_config');
@@ -108,6 +109,7 @@ export class Runtime {
     work: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const given = signals.filter((signal) => signal !== undefined);
+    for (const signal of given) checkSignal('model', signal);
     try {
       for (const signal of given) signal.throwIfAborted();
       return await work(AbortSignal.any(given));

@@ -1,4 +1,4 @@
-import { rangeError, show, typeError, VLMambaError } from './errors.ts';
+import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
 import { type GenerateResult, Generation } from './generation.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { checkCount, type ReadPrompt, type Runtime } from './runtime.ts';
@@ -283,6 +283,7 @@ export class Session {
     this.#busy++;
     const turn = this.#turn.then(() => {
       this.#check();
+      checkSignal('session', signal);
       return work(signal ? [signal, this.#gone.signal] : [this.#gone.signal]);
     });
     const settled = turn.finally(() => {

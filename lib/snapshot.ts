@@ -124,16 +124,18 @@ export async function decodeSnapshot(
   const { tensors, metadata } = header;
   const found = metadata.get('version');
   if (found !== VERSION)
-    throw fail('VERSION', `is of format version ${show(found)}, this release reads ${show(VERSION)}`, { found });
+    throw fail('ERR_SNAPSHOT_VERSION', `is of format version ${show(found)}, this release reads ${show(VERSION)}`, {
+      found,
+    });
   const at = checksumAt(bytes, start);
   const checksum = metadata.get('checksum')!;
   bytes.set(Buffer.from(NO_CHECKSUM), at);
   if ((await digest(bytes)) !== checksum)
-    throw fail('CHECKSUM', 'was changed after it was written: its checksum is not that of its bytes');
+    throw fail('ERR_SNAPSHOT_CHECKSUM', 'was changed after it was written: its checksum is not that of its bytes');
   const model = metadata.get('model');
   if (model !== fingerprint)
     throw fail(
-      'MODEL',
+      'ERR_SNAPSHOT_MODEL',
       `was taken of another model (${show(model?.slice(0, 12))}…) than this one ("${fingerprint.slice(0, 12)}…"): load the checkpoint that it was taken of`,
       { expected: fingerprint, found: model },
     );
@@ -149,7 +151,11 @@ export async function decodeSnapshot(
       return name === entry.name && shape.join() === entry.shape.join() && stored === dtype?.toUpperCase();
     }) &&
     bytes.length === start + total * width;
-  if (!fits) throw fail('SHAPE', `does not hold the ${entries.length} tensors of this model's state, in their order`);
+  if (!fits)
+    throw fail(
+      'ERR_SNAPSHOT_SHAPE',
+      `does not hold the ${entries.length} tensors of this model's state, in their order`,
+    );
   const data = bytes.slice(start).buffer;
   const floats = dtype === 'f32' ? new Float32Array(data) : new Float32Array(total);
   if (dtype === 'bf16') await widen(new Uint16Array(data), floats);
@@ -163,29 +169,37 @@ export async function decodeSnapshot(
 }
 
 const fail = (code: string, message: string, details: Record<string, unknown> = {}, cause?: unknown) =>
-  new VLMambaError(`ERR_SNAPSHOT_${code}`, `the snapshot ${message}`, { details, cause });
+  new VLMambaError(code, `the snapshot ${message}`, { details, cause });
 
 function open(bytes: Uint8Array): { start: number; header: SafetensorsHeader } {
   if (bytes.length < LENGTH_BYTES)
-    throw fail('CORRUPT', `has ${bytes.length} bytes, which is no snapshot`, { size: bytes.length });
+    throw fail('ERR_SNAPSHOT_CORRUPT', `has ${bytes.length} bytes, which is no snapshot`, { size: bytes.length });
   const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
   if (length > bytes.length - LENGTH_BYTES)
-    throw fail('CORRUPT', `says its header has ${length} bytes, it has ${bytes.length} in all: cut short, or none`, {
-      size: bytes.length,
-    });
+    throw fail(
+      'ERR_SNAPSHOT_CORRUPT',
+      `says its header has ${length} bytes, it has ${bytes.length} in all: cut short, or none`,
+      {
+        size: bytes.length,
+      },
+    );
   const start = LENGTH_BYTES + length;
   let header: SafetensorsHeader;
   try {
     header = parseHeader(bytes.subarray(LENGTH_BYTES, start), { path: 'snapshot', size: bytes.length });
   } catch (cause) {
     const { message } = cause as Error;
-    throw fail('CORRUPT', `cannot be read: ${message.replace(/^snapshot: /, '')}`, {}, cause);
+    throw fail('ERR_SNAPSHOT_CORRUPT', `cannot be read: ${message.replace(/^snapshot: /, '')}`, {}, cause);
   }
   const format = header.metadata.get('format');
   if (format !== FORMAT)
-    throw fail('FORMAT', `is some other safetensors file: its format is ${show(format)}, not ${show(FORMAT)}`, {
-      found: format,
-    });
+    throw fail(
+      'ERR_SNAPSHOT_FORMAT',
+      `is some other safetensors file: its format is ${show(format)}, not ${show(FORMAT)}`,
+      {
+        found: format,
+      },
+    );
   return { start, header };
 }
 
@@ -197,7 +211,7 @@ function checksumAt(bytes: Uint8Array, start: number): number {
     at < 0 ||
     !/^[0-9a-f]{64}"$/.test(header.toString('latin1', at + CHECKSUM_KEY.length, at + CHECKSUM_KEY.length + 65))
   )
-    throw fail('CHECKSUM', 'has no checksum of 64 hexadecimal digits');
+    throw fail('ERR_SNAPSHOT_CHECKSUM', 'has no checksum of 64 hexadecimal digits');
   return at + CHECKSUM_KEY.length;
 }
 
@@ -224,7 +238,7 @@ async function checkFinite(floats: Float32Array): Promise<void> {
   await inTurns(floats.length, PIECE, undefined, (begin, end) => {
     for (let i = begin; i < end; i++)
       if (!Number.isFinite(floats[i]))
-        throw fail('VALUES', `holds ${floats[i]} at place ${i} of the state, which no text leads to`);
+        throw fail('ERR_SNAPSHOT_VALUES', `holds ${floats[i]} at place ${i} of the state, which no text leads to`);
   });
 }
 
@@ -232,7 +246,7 @@ function readJson<T>(text: string | undefined, field: string): T {
   try {
     return JSON.parse(text ?? '') as T;
   } catch (cause) {
-    throw fail('CORRUPT', `has no JSON as ${field}`, {}, cause);
+    throw fail('ERR_SNAPSHOT_CORRUPT', `has no JSON as ${field}`, {}, cause);
   }
 }
 
@@ -251,7 +265,7 @@ function readNotes(text: string | undefined, vocabSize: number): Notes {
     !Array.isArray(seen) ||
     ![...unread, ...seen].every(id)
   )
-    throw fail('CORRUPT', 'has notes that fit no text of this model');
+    throw fail('ERR_SNAPSHOT_CORRUPT', 'has notes that fit no text of this model');
   return { position, unread: Int32Array.from(unread), seen: new Set(seen) };
 }
 
@@ -271,7 +285,7 @@ function readConversation(text: string | undefined): Conversation | null {
   if (found === null) return null;
   const { messages, answer } = Object(found) as Partial<Conversation>;
   if (!Array.isArray(messages) || !messages.every(message) || (answer !== null && typeof answer !== 'string'))
-    throw fail('CORRUPT', 'has a conversation that is none');
+    throw fail('ERR_SNAPSHOT_CORRUPT', 'has a conversation that is none');
   return { messages, answer };
 }
 

@@ -1,6 +1,6 @@
 import { native } from '../binding.ts';
 import { Device, type RunInput, type RunOutput } from '../device.ts';
-import { rangeError, show, typeError } from '../errors.ts';
+import { checkSignal, rangeError, show, typeError } from '../errors.ts';
 import { Graph } from '../program.ts';
 import { type Dtype, numel, type Tensor } from '../tensor.ts';
 
@@ -132,8 +132,7 @@ export function eager<I extends object, O, R extends object>(
           'ERR_ARG_NAME',
           `[${op}] has no option ${show(name)}: ${[...settings, 'device', 'signal'].join(', ')}`,
         );
-    if (signal !== undefined && !(signal instanceof AbortSignal))
-      throw typeError('ERR_ARG_TYPE', `[${op}] signal must be an AbortSignal, got ${show(signal)}`);
+    checkSignal(op, signal);
     signal?.throwIfAborted();
     const g = new Graph();
     const tensors: Record<string, Tensor> = {};

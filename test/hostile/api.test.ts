@@ -38,7 +38,7 @@ const parameters: Record<string, [code: string, ...values: unknown[]]> = {
   stop: ['ERR_GEN_STOP', '', [''], ['a', 5], 5, {}, null, Array(17).fill('x'), 'x'.repeat(257), ['é'.repeat(129)]],
   temprature: ['ERR_GEN_OPTION', 1],
   max_new_tokens: ['ERR_GEN_OPTION', 1],
-  n: ['ERR_GEN_OPTION', 10_000],
+  n: ['ERR_GEN_N', 0, -1, 1.5, 129, 10_000, nan, '2', null],
   logitBias: ['ERR_GEN_OPTION', {}],
 };
 
@@ -173,6 +173,20 @@ test('what load() cannot load, each with its code', async () => {
     const error = await failure(() => load(path as string, options as never));
     assert.is(error.code, code, `${what}: ${error.message}`);
   }
+});
+
+test('a signal that is none', async () => {
+  for (const signal of ['stop', {}, { aborted: false }, 1, null, true] as never[])
+    for (const [what, act] of Object.entries({
+      load: () => load(dir, { signal }),
+      generate: () => generate({ prompt: 'x', signal }),
+      logits: () => model.logits({ prompt: 'x', signal }),
+      pixels: () => model.pixels(picture, { signal }),
+      imageEmbeds: () => model.imageEmbeds(picture, { signal }),
+      look: () => model.look(picture, { signal }),
+      append: () => model.session().append({ text: 'x', signal }),
+    }))
+      assert.is((await failure(act)).code, 'ERR_ARG_TYPE', `${what} ${signal}`);
 });
 
 test('ids that no token has', async () => {

@@ -30,6 +30,10 @@ export const codes: Record<string, [string, string]> = {
   ERR_ARG_THREADS: ['`threads` is no whole number from 1 to 1024.', 'Leave it out for one thread on each core.'],
   ERR_ARG_TOKENS: ['`bench --tokens` is out of range.', 'Use 1 to 65536.'],
   ERR_ARG_TYPE: ['An argument has the wrong type.', 'Give what the message asks for.'],
+  ERR_ASK_INCOMPLETE: [
+    'Some snapshots of a library gave no answer.',
+    'Look at the lines before it: each names a snapshot and its error.',
+  ],
   ERR_CANCELLED: ['Native work was cancelled. Callers see the reason of their signal instead.', 'None is needed.'],
   ERR_CFG_FILE: [
     'config.json or another configuration is missing, no regular file or too large.',
@@ -73,6 +77,7 @@ export const codes: Record<string, [string, string]> = {
   ERR_DOCTOR: ['`vl-mamba doctor` found something missing.', 'See its output.'],
   ERR_GEN_MAX_NEW_TOKENS: ['`maxNewTokens` is out of range.', 'Use 0 to 1048576.'],
   ERR_GEN_MIN_P: ['`minP` is out of range.', 'Use 0 (off) to 1.'],
+  ERR_GEN_N: ['`n` is no whole number from 1 to 128.', 'Give one in the range.'],
   ERR_GEN_OPTION: ['There is no such option.', 'Check the spelling; the message has the nearest name.'],
   ERR_GEN_REPETITION_PENALTY: ['`repetitionPenalty` is out of range.', 'Use 0.01 to 100; 1 is off.'],
   ERR_GEN_SEED: ['`seed` is out of range.', 'Use an integer from 0 to 2⁶⁴ − 1, a BigInt from 2⁵³ on.'],
@@ -94,6 +99,10 @@ export const codes: Record<string, [string, string]> = {
   ERR_IMAGE_TIMEOUT: ['A picture took too long to arrive or to decode.', 'Send a smaller one.'],
   ERR_IMAGE_TRUNCATED: ['A picture ends in the middle.', 'Fetch it again.'],
   ERR_IMAGE_URL: ['A URL of a picture is none or of a kind that is not read.', 'Use `file:`, `http(s):` or `data:`.'],
+  ERR_INDEX_INCOMPLETE: [
+    'Some pictures are not in the library.',
+    'Look at the lines before it; a second run goes on where the first stopped.',
+  ],
   ERR_INTERNAL: ['Something happened that should not: a bug.', 'Report it with the message.'],
   ERR_NONFINITE_LOGITS: [
     'The model computed NaN, +Inf or only −Inf: its weights are damaged.',
@@ -126,11 +135,45 @@ export const codes: Record<string, [string, string]> = {
   ],
   ERR_PROMPT_TOO_LONG: ['A text is too long.', 'Shorten it.'],
   ERR_PROMPT_TYPE: ['A prompt or a message has the wrong type.', 'Give a string, or messages with a role and content.'],
+  ERR_QUEUE_FULL: [
+    'More generations wait than `maxQueue` allows.',
+    'Try again later, or load the model with a larger `maxQueue` or `maxBatch`.',
+  ],
+  ERR_SCORE_CHOICES: [
+    '`choices` is no list of strings, or empty, too long, or has an empty one.',
+    'Give the answers whose odds you want.',
+  ],
+  ERR_SESSION_ASK: [
+    'The chat template puts nothing of a question behind the picture alone.',
+    'Use `session.generate` with a text of your own.',
+  ],
+  ERR_SESSION_BUSY: ['A session was rewound while a call on it had not ended.', 'Await the call first.'],
+  ERR_SESSION_OPTION: [
+    '`append` was given an option that it does not have.',
+    'Check the spelling against the names in the message.',
+  ],
+  ERR_SESSION_TEMPLATE: [
+    'The chat template rewrites what a session has read already.',
+    'Begin a new session with all messages.',
+  ],
   ERR_SHAPE: ['A tensor of a program was viewed in a shape that it does not have.', 'Report it with the message.'],
   ERR_SHARD_INDEX: ['model.safetensors.index.json is damaged.', 'Fetch it again.'],
   ERR_SHARD_MAP: ['A shard does not hold what the index says.', 'Fetch the shards again.'],
   ERR_SHARD_MISSING: ['Shards are missing.', 'Fetch the files that the message lists.'],
   ERR_SHARD_PATH: ['The index names a file outside of the folder.', "Don't use this checkpoint."],
+  ERR_SNAPSHOT_CHECKSUM: ["A snapshot's bytes are not those that were written.", 'Use an undamaged copy.'],
+  ERR_SNAPSHOT_CORRUPT: [
+    'A snapshot cannot be read: cut short, no safetensors, or notes that fit no text.',
+    'Use an undamaged copy.',
+  ],
+  ERR_SNAPSHOT_FORMAT: ['The bytes are another kind of safetensors file.', 'Give what `snapshot()` returned.'],
+  ERR_SNAPSHOT_MODEL: ['A snapshot belongs to another model.', 'Restore it with the model that made it.'],
+  ERR_SNAPSHOT_SHAPE: [
+    'The tensors of a snapshot are not the states of this model.',
+    'Restore it with the model that made it.',
+  ],
+  ERR_SNAPSHOT_VALUES: ['A snapshot holds NaN or infinity.', 'Use an undamaged copy.'],
+  ERR_SNAPSHOT_VERSION: ['A snapshot was written by a newer version.', 'Update the package.'],
   ERR_ST_CHANGED: ['A file of weights changed while it was read.', 'Load again when nobody writes to it.'],
   ERR_ST_DTYPE: ['A tensor has an element type that does not exist.', 'Write the file anew.'],
   ERR_ST_DUPLICATE_KEY: ['A name occurs twice in a header.', 'Write the file anew.'],
@@ -184,6 +227,7 @@ export const codes: Record<string, [string, string]> = {
   ERR_TOK_VERSION: ['tokenizer.json is of another version.', 'Write it anew.'],
   ERR_TOK_VOCAB: ['The vocabulary makes no sense.', 'Correct tokenizer.json.'],
   ERR_USAGE: ['A command line that cannot be meant.', 'See `vl-mamba --help`.'],
+  ERR_USAGE_LIBRARY: ['A folder is no library of pictures, or an empty one.', 'Make one with `vl-mamba index`.'],
 };
 
 /** The codes in quotes in lib/ and native/, with the files they are in. */

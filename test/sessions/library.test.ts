@@ -38,6 +38,7 @@ test('index goes on where it was stopped, ask answers as a run with the picture 
   const second = cli(...index);
   assert.is(second.status, 1);
   assert.match(second.stderr, /c\.png/);
+  assert.ok(second.stderr.includes('ERR_INDEX_INCOMPLETE'), second.stderr);
   assert.equal(JSON.parse(second.stdout), { added: 1, kept: 2, failed: 1, out });
   assert.is(snapshots().length, 2);
   assert.is(statSync(join(out, first)).mtimeMs, written, 'what was there is left alone');
@@ -70,11 +71,13 @@ test('a damaged snapshot is named, the others answer', () => {
   const { status, stdout, stderr } = cli('ask', out, '-p', question, '-n', '4', '-q');
   assert.is(status, 1);
   assert.is(stdout.trim().split('\n').length, 1);
-  assert.ok(stderr.includes(file) && stderr.includes('ERR_SNAPSHOT_CORRUPT'), stderr);
+  for (const part of [file, 'ERR_SNAPSHOT_CORRUPT', 'ERR_ASK_INCOMPLETE']) assert.ok(stderr.includes(part), stderr);
 });
 
 test('what is no library, and what is no picture', () => {
-  assert.is(cli('ask', dir, '-p', 'x').status, 2);
+  const none = cli('ask', dir, '-p', 'x');
+  assert.is(none.status, 2);
+  assert.ok(none.stderr.includes('ERR_USAGE_LIBRARY'), none.stderr);
   assert.is(cli('ask', out).status, 2);
   assert.is(cli('index', dir, '--model', demo, '--out', out).status, 2);
 });

@@ -1,7 +1,11 @@
 /** Sessions: reading, forking, rewinding, and what happens when a call goes wrong. */
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { load } from '../../lib/index.ts';
 import { failure, suite } from '../kit.ts';
-import { asking, picture, questions, settled, withDemo } from './kit.ts';
+import { asking, demo, picture, questions, settled, withDemo } from './kit.ts';
 
 const test = suite('session');
 const [describe, count, larger] = questions as [string, string, string];
@@ -222,5 +226,29 @@ test('sessions that nobody disposed give their states back', () =>
     }
     await settled(model);
   }));
+
+test('a template that rewrites the past cannot be gone on from, and says so', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'vl-mamba-template-'));
+  try {
+    cpSync(demo, dir, { recursive: true });
+    // The number of messages comes first, so every message changes the beginning.
+    writeFileSync(
+      join(dir, 'chat_template.jinja'),
+      '{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}',
+    );
+    await using model = await load(dir);
+    using session = model.session();
+    await session.append({ messages: [{ role: 'user', content: 'one' }] });
+    const error = await failure(() => session.append({ messages: [{ role: 'user', content: 'two' }] }));
+    assert.is(error.code, 'ERR_SESSION_TEMPLATE');
+    // A chat reads everything again instead.
+    await using chat = model.chat();
+    await chat.say('one', { maxNewTokens: 2 });
+    await chat.say('two', { maxNewTokens: 2 });
+    assert.is(chat.messages.length, 4);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
 
 test.run();

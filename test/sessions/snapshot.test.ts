@@ -156,25 +156,25 @@ test('a snapshot with the right checksum is still not believed', () =>
     const bytes = await session.snapshot();
     (await model.restore(await forged(bytes, () => {}))).dispose();
     const cases: [string, Parameters<typeof forged>[1], Parameters<typeof forged>[2]?][] = [
-      ['FORMAT', (h) => (h.__metadata__.format = 'pt')],
-      ['VERSION', (h) => (h.__metadata__.version = '2')],
-      ['MODEL', (h) => (h.__metadata__.model = 'f'.repeat(64))],
-      ['SHAPE', (h) => (h['layers.0.conv_state'].shape = [3, 384])],
-      ['SHAPE', (h) => (h.__metadata__.dtype = 'bf16')],
-      ['VALUES', () => {}, (floats) => floats.setFloat32(400, Number.NaN, true)],
-      ['VALUES', () => {}, (floats) => floats.setFloat32(800, Number.NEGATIVE_INFINITY, true)],
-      ['CORRUPT', (h) => (h.__metadata__.notes = '{}')],
-      ['CORRUPT', (h) => (h.__metadata__.notes = '[')],
-      ['CORRUPT', (h) => (h.__metadata__.notes = '{"position":1,"unread":[768],"seen":[]}')],
-      ['CORRUPT', (h) => (h.__metadata__.notes = '{"position":-1,"unread":[],"seen":[]}')],
-      ['CORRUPT', (h) => (h.__metadata__.conversation = '{"messages":7}')],
-      ['CORRUPT', (h) => (h.__metadata__.conversation = '{"messages":[{"role":"x","content":""}],"answer":null}')],
+      ['ERR_SNAPSHOT_FORMAT', (h) => (h.__metadata__.format = 'pt')],
+      ['ERR_SNAPSHOT_VERSION', (h) => (h.__metadata__.version = '2')],
+      ['ERR_SNAPSHOT_MODEL', (h) => (h.__metadata__.model = 'f'.repeat(64))],
+      ['ERR_SNAPSHOT_SHAPE', (h) => (h['layers.0.conv_state'].shape = [3, 384])],
+      ['ERR_SNAPSHOT_SHAPE', (h) => (h.__metadata__.dtype = 'bf16')],
+      ['ERR_SNAPSHOT_VALUES', () => {}, (floats) => floats.setFloat32(400, Number.NaN, true)],
+      ['ERR_SNAPSHOT_VALUES', () => {}, (floats) => floats.setFloat32(800, Number.NEGATIVE_INFINITY, true)],
+      ['ERR_SNAPSHOT_CORRUPT', (h) => (h.__metadata__.notes = '{}')],
+      ['ERR_SNAPSHOT_CORRUPT', (h) => (h.__metadata__.notes = '[')],
+      ['ERR_SNAPSHOT_CORRUPT', (h) => (h.__metadata__.notes = '{"position":1,"unread":[768],"seen":[]}')],
+      ['ERR_SNAPSHOT_CORRUPT', (h) => (h.__metadata__.notes = '{"position":-1,"unread":[],"seen":[]}')],
+      ['ERR_SNAPSHOT_CORRUPT', (h) => (h.__metadata__.conversation = '{"messages":7}')],
+      [
+        'ERR_SNAPSHOT_CORRUPT',
+        (h) => (h.__metadata__.conversation = '{"messages":[{"role":"x","content":""}],"answer":null}'),
+      ],
     ];
     for (const [code, edit, data] of cases)
-      assert.is(
-        (await failure(async () => model.restore(await forged(bytes, edit, data)))).code,
-        `ERR_SNAPSHOT_${code}`,
-      );
+      assert.is((await failure(async () => model.restore(await forged(bytes, edit, data)))).code, code);
   }));
 
 test('a snapshot of another model is refused, even of one with the same shapes', async () => {
