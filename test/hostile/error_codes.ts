@@ -237,7 +237,7 @@ export function codesInSource(): Map<string, string[]> {
     for (const file of (readdirSync(folder, { recursive: true }) as string[]).sort()) {
       if (!/\.(ts|cc|h)$/.test(file)) continue;
       const path = join(folder, file).replaceAll('\\', '/');
-      for (const [, code] of readFileSync(path, 'utf8').matchAll(/['"`](ERR_[A-Z0-9_]+)['"`]/g)) {
+      for (const [, code] of readFileSync(path, 'utf8').matchAll(/['"`](ERR_[A-Z0-9_]*[A-Z0-9])['"`]/g)) {
         const files = found.get(code!) ?? [];
         if (!files.includes(path)) files.push(path);
         found.set(code!, files);
