@@ -23,7 +23,7 @@ import { decodeSnapshot } from './snapshot.ts';
 import { readChatTemplate } from './text/chat_template.ts';
 import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
-import { bytesToRead, loadWeights } from './weights.ts';
+import { loadWeights, planWeights } from './weights.ts';
 
 export interface LoadProgress {
   phase: 'read';
@@ -293,15 +293,15 @@ export async function load(
   const tokenizer = await loadTokenizer(path, { rows: config.text.vocabSize, eosTokenIds });
   const template = await readChatTemplate(path);
   const preprocess = config.vision && (await readPreprocessConfig(path, config.vision.imageSize));
-  const tree = vlMambaParams(config);
-  const total = bytesToRead(checkpoint, tree, unread);
+  const plan = planWeights(checkpoint, vlMambaParams(config), unread);
+  const total = [...plan.stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
   const device = new Device({ threads });
   const token = new CancelToken(signal);
   const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
   const timer = onProgress && setInterval(report, PROGRESS_MS);
   try {
     const [loaded, print] = await Promise.all([
-      loadWeights(device, checkpoint, tree, { dtype: dtype === 'auto' ? null : dtype, ignore: unread, token }),
+      loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token }),
       fingerprint(checkpoint, config, signal),
     ]);
     report();

@@ -61,7 +61,7 @@ const parse = (schema: OpSchema, id: number): Op => ({
 let table: Map<string, Op> | undefined;
 
 /** The ops of native/ops.def by name. */
-function ops(): Map<string, Op> {
+export function opTable(): Map<string, Op> {
   table ??= new Map(
     native()
       .schema()
@@ -158,7 +158,7 @@ export class Graph {
 
   /** Appends a step. `inputs`, `outputs` and `attrs` go by their names in native/ops.def. */
   push(name: string, inputs: Tensors, outputs: Tensors, attrs: Attrs = {}): void {
-    const op = ops().get(name);
+    const op = opTable().get(name);
     if (!op) throw rangeError('ERR_OP_NAME', `no op is called ${show(name)}`);
     const pick = (given: Tensors, wanted: Op['inputs'], what: string) => {
       for (const key of Object.keys(given))

@@ -78,11 +78,34 @@ function replace(tree: unknown, tensors: Map<Param, Tensor>): unknown {
 
 const dtypeOf = (stored: StoredTensor): Dtype => stored.dtype.toLowerCase() as Dtype;
 
+/** The weights that a model wants and the tensors of a checkpoint that they are. */
+export interface WeightPlan<T> {
+  tree: T;
+  params: Param[];
+  /** By the model's names. */
+  stored: Map<string, StoredTensor>;
+  parameters: number;
+}
+
+/**
+ * Matches a tree of Params with a checkpoint; nothing is read yet. `ignore` are names that the model knows and does not
+ * read, e.g. the last block of a tower. Missing, wrongly shaped and wrongly typed tensors are reported all at once.
+ * @throws VLMambaError ERR_CKPT_…
+ */
+export function planWeights<T extends object>(
+  checkpoint: Checkpoint,
+  tree: T,
+  ignore: readonly RegExp[],
+): WeightPlan<T> {
+  const params = collect(tree);
+  const sources = params.flatMap((param) => [...param.sources]);
+  const stored = resolveTensors(checkpoint, sources, { ignore: [...ignore] });
+  return { tree, params, stored, parameters: params.reduce((sum, param) => sum + numel(param.shape), 0) };
+}
+
 export interface LoadWeightsOptions {
   /** The dtype of the matrices; null keeps what is stored. */
   dtype: 'f32' | 'f16' | 'bf16' | null;
-  /** Names in the checkpoint that the model knows and does not read, e.g. the last block of a tower. */
-  ignore?: readonly RegExp[];
   token?: CancelToken;
 }
 
@@ -94,32 +117,15 @@ export interface LoadedWeights<T> {
   parameters: number;
 }
 
-/** Bytes that load() will read for this tree, for a progress bar. */
-export function bytesToRead(checkpoint: Checkpoint, tree: object, ignore: readonly RegExp[]): number {
-  const stored = resolve(checkpoint, collect(tree), ignore);
-  return [...stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
-}
-
-const resolve = (checkpoint: Checkpoint, params: Param[], ignore: readonly RegExp[]): Map<string, StoredTensor> =>
-  resolveTensors(
-    checkpoint,
-    params.flatMap((param) => [...param.sources]),
-    { ignore },
-  );
-
 /**
- * Puts the weights of a model on a device. Missing, wrongly shaped and wrongly typed tensors are reported all at once,
- * before anything is read.
- * @throws VLMambaError ERR_CKPT_…, ERR_ST_CHANGED, ERR_ST_READ, ERR_OUT_OF_MEMORY, ERR_CANCELLED
+ * Puts the weights of a model on a device.
+ * @throws VLMambaError ERR_ST_CHANGED, ERR_ST_READ, ERR_OUT_OF_MEMORY, ERR_CANCELLED
  */
 export async function loadWeights<T extends object>(
   device: Device,
-  checkpoint: Checkpoint,
-  tree: T,
-  { dtype, ignore = [], token }: LoadWeightsOptions,
+  { tree, params, stored, parameters }: WeightPlan<T>,
+  { dtype, token }: LoadWeightsOptions,
 ): Promise<LoadedWeights<T>> {
-  const params = collect(tree);
-  const stored = resolve(checkpoint, params, ignore);
   const tensors = new Map<Param, Tensor>();
   const buffers: DeviceBuffer[] = [];
   const files = new Map<StoredTensor['file'], LoadSegment[]>();
@@ -132,11 +138,12 @@ export async function loadWeights<T extends object>(
       tensors.set(param, tensorOf(buffer, kept, param.shape));
       let at = 0;
       for (const { name, shape, transform } of param.sources) {
-        const { file, offset, ...info } = stored.get(name)!;
+        const tensor = stored.get(name)!;
+        const { file, offset } = tensor;
         const elements = numel(shape);
         const segments = files.get(file) ?? [];
         files.set(file, segments);
-        segments.push({ offset, elements, from: dtypeOf({ file, offset, ...info }), to: kept, transform, buffer, at });
+        segments.push({ offset, elements, from: dtypeOf(tensor), to: kept, transform, buffer, at });
         at += elements * dtypeBytes(kept);
       }
     }
@@ -152,6 +159,6 @@ export async function loadWeights<T extends object>(
     weights: replace(tree, tensors) as Loaded<T>,
     buffers,
     bytes: buffers.reduce((sum, buffer) => sum + buffer.bytes, 0),
-    parameters: params.reduce((sum, param) => sum + numel(param.shape), 0),
+    parameters,
   };
 }

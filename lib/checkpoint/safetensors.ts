@@ -1,10 +1,9 @@
-import { randomBytes } from 'node:crypto';
 import type { BigIntStats } from 'node:fs';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import type { FileHandle } from 'node:fs/promises';
 import { rangeError, show, VLMambaError } from '../errors.ts';
 import { type ReadableFile, readFully, withRegularFile } from './regular_file.ts';
 import { JsonError, JsonReader } from './strict_json.ts';
+import { writeWhole } from './whole_file.ts';
 
 /** Where one tensor lies in its file. */
 export interface TensorInfo {
@@ -251,36 +250,25 @@ export async function writeSafetensors(
   head.writeBigUInt64LE(BigInt(head.length - LENGTH_BYTES));
   text.copy(head, LENGTH_BYTES);
 
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`);
-  try {
-    const file = await open(temporary, 'wx');
-    try {
-      await writeFully(file, head);
-      for (const [index, { name, data }] of sources.entries()) {
-        const wanted = sizes[index]!;
-        let written = 0;
-        for await (const chunk of typeof data === 'function' ? data() : [data]) {
-          signal?.throwIfAborted();
-          written += chunk.length;
-          if (written > wanted) break;
-          await writeFully(file, chunk);
-        }
-        if (written !== wanted) {
-          const found = written > wanted ? `at least ${written}` : String(written);
-          fail('ERR_ST_SIZE', `tensor ${show(name, 200)} needs ${wanted} bytes, its data have ${found}`, {
-            tensor: name,
-          });
-        }
+  await writeWhole(path, async (file) => {
+    await writeFully(file, head);
+    for (const [index, { name, data }] of sources.entries()) {
+      const wanted = sizes[index]!;
+      let written = 0;
+      for await (const chunk of typeof data === 'function' ? data() : [data]) {
+        signal?.throwIfAborted();
+        written += chunk.length;
+        if (written > wanted) break;
+        await writeFully(file, chunk);
       }
-      await file.sync();
-    } finally {
-      await file.close();
+      if (written !== wanted) {
+        const found = written > wanted ? `at least ${written}` : String(written);
+        fail('ERR_ST_SIZE', `tensor ${show(name, 200)} needs ${wanted} bytes, its data have ${found}`, {
+          tensor: name,
+        });
+      }
     }
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
+  });
 }
 
 async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {

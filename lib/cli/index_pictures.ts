@@ -1,7 +1,8 @@
 import { stderr, stdout } from 'node:process';
+import { writeWhole } from '../checkpoint/whole_file.ts';
 import { rangeError, VLMambaError } from '../errors.ts';
 import type { Model } from '../model.ts';
-import { exists, listPictures, makeLibrary, snapshotPath, writeWhole } from './library.ts';
+import { exists, listPictures, makeLibrary, snapshotPath } from './library.ts';
 import { type LoadFlags, loadModel } from './load.ts';
 import { ProgressBar } from './progress.ts';
 import { report } from './report.ts';
@@ -49,6 +50,7 @@ async function add(model: Model, picture: string, flags: IndexFlags, signal: Abo
   const path = await snapshotPath(flags.out, picture, model, signal);
   if (await exists(path)) return 'kept';
   using session = await model.look(picture, { signal });
-  await writeWhole(path, await session.snapshot({ dtype: flags.exact ? 'f32' : 'bf16', label: picture }));
+  const bytes = await session.snapshot({ dtype: flags.exact ? 'f32' : 'bf16', label: picture });
+  await writeWhole(path, (file) => file.writeFile(bytes));
   return 'added';
 }

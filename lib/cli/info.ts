@@ -1,11 +1,11 @@
 import { stdout } from 'node:process';
-import { openCheckpoint, resolveTensors } from '../checkpoint/checkpoint.ts';
+import { openCheckpoint, type StoredTensor } from '../checkpoint/checkpoint.ts';
 import { readConfig } from '../checkpoint/config.ts';
 import { Engine } from '../engine.ts';
 import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
-import { collect } from '../weights.ts';
+import { planWeights } from '../weights.ts';
 import { modelFolder } from './bundled.ts';
 import { bytes, count, table } from './text.ts';
 
@@ -15,10 +15,7 @@ export async function info(name: string, { json }: { json?: boolean }, signal: A
   await checkFolder(path);
   const config = await readConfig(path, { signal });
   const checkpoint = await openCheckpoint(path, { signal });
-  const params = collect(vlMambaParams(config));
-  const sources = params.flatMap((param) => [...param.sources]);
-  const stored = resolveTensors(checkpoint, sources, { ignore: [...unread] });
-  const parameters = params.reduce((sum, param) => sum + numel(param.shape), 0);
+  const { params, stored, parameters } = planWeights(checkpoint, vlMambaParams(config), unread);
   const matrices = params.filter(({ kind }) => kind === 'matrix').reduce((sum, param) => sum + numel(param.shape), 0);
   const small = (parameters - matrices) * 4;
   const { vision, connector, text } = config;
@@ -88,5 +85,5 @@ export async function info(name: string, { json }: { json?: boolean }, signal: A
   stdout.write(table(rows));
 }
 
-const weightBytes = (stored: ReturnType<typeof resolveTensors>, small: number): number =>
+const weightBytes = (stored: Map<string, StoredTensor>, small: number): number =>
   [...stored.values()].filter(({ shape }) => shape.length > 1).reduce((sum, tensor) => sum + tensor.bytes, 0) + small;

@@ -1,7 +1,6 @@
-import { native } from '../binding.ts';
 import { Device, type RunInput, type RunOutput } from '../device.ts';
 import { checkSignal, rangeError, show, typeError } from '../errors.ts';
-import { Graph } from '../program.ts';
+import { Graph, opTable } from '../program.ts';
 import { type Dtype, numel, type Tensor } from '../tensor.ts';
 
 /** A tensor in JavaScript memory. 16-bit floats are Uint16Arrays of their bits, with `dtype` saying which. */
@@ -35,21 +34,15 @@ function device(which: EagerOptions['device']): Device {
   return shared;
 }
 
-const camel = (name: string) => name.replace('?', '').replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+const camel = (name: string) => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
 /** The names an op's inputs and options go by in JavaScript: `delta_bias?` is deltaBias. */
 function namesOf(op: string): { inputs: string[]; required: string[]; options: string[] } {
-  const { inputs, attrs } = native()
-    .schema()
-    .find(({ name }) => name === op)!;
-  const words = inputs.split(' ');
+  const { inputs, attrs } = opTable().get(op)!;
   return {
-    inputs: words.map(camel),
-    required: words.filter((word) => !word.endsWith('?')),
-    options: attrs
-      .split(' ')
-      .filter(Boolean)
-      .map((attr) => camel(attr.split(':')[0]!)),
+    inputs: inputs.map(({ name }) => camel(name)),
+    required: inputs.filter(({ optional }) => !optional).map(({ name }) => camel(name)),
+    options: attrs.map(({ name }) => camel(name)),
   };
 }
 
