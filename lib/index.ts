@@ -6,6 +6,8 @@ export { type DeviceInfo, devices } from './devices.ts';
 export { VLMambaError } from './errors.ts';
 export type { Choice, FinishReason, GenerateResult, Timings, Usage } from './generation.ts';
 export { Generation } from './generation.ts';
+export { pull } from './hub/index.ts';
+export type { DownloadProgress, Pulled, PullOptions } from './hub/pull.ts';
 export type { ImageInput, RawPixels } from './image/preprocess.ts';
 export { type GenerateOptions, type LoadOptions, type LoadProgress, load, Model, type PromptOptions } from './model.ts';
 export type { EagerOptions, TensorData } from './ops/eager.ts';

@@ -12,6 +12,8 @@ import { cudaReason } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
 import { Generation } from './generation.ts';
+import { locate } from './hub/index.ts';
+import type { DownloadProgress } from './hub/pull.ts';
 import { abortable } from './image/async.ts';
 import { type ImageInput, type PreprocessConfig, parsePreprocessConfig } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
@@ -25,12 +27,8 @@ import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
 import { loadWeights, planWeights } from './weights.ts';
 
-export interface LoadProgress {
-  phase: 'read';
-  /** Bytes of weights. */
-  loaded: number;
-  total: number;
-}
+/** A model of the hub is downloaded, where it is not here already, and then its weights are read. */
+export type LoadProgress = DownloadProgress | { phase: 'read' /** Bytes of weights. */; loaded: number; total: number };
 
 export interface LoadOptions {
   device?: 'auto' | 'cpu' | (string & {});
@@ -263,13 +261,14 @@ export class Model {
 }
 
 /**
- * Loads a checkpoint folder (contract.md §1).
+ * Loads a checkpoint folder (contract.md §1), or a model of the hub: `org/name` or `org/name@revision`, where there is no such
+ * folder.
  *
- * @throws VLMambaError with the code of what is wrong: ERR_CKPT_…, ERR_ST_…, ERR_SHARD_…, ERR_CFG_…, ERR_TOK_…,
+ * @throws VLMambaError with the code of what is wrong: ERR_HUB_…, ERR_CKPT_…, ERR_ST_…, ERR_SHARD_…, ERR_CFG_…, ERR_TOK_…,
  *   ERR_CUDA_UNAVAILABLE, ERR_OUT_OF_MEMORY; a TypeError or RangeError with ERR_ARG_… for an argument; the signal's reason
  */
 export async function load(
-  path: string,
+  name: string,
   {
     device: where = 'auto',
     dtype = 'auto',
@@ -280,11 +279,12 @@ export async function load(
     onProgress,
   }: LoadOptions = {},
 ): Promise<Model> {
-  checkLoadOptions(path, where, dtype);
+  checkLoadOptions(name, where, dtype);
   checkWhole('maxBatch', maxBatch, 1, 256);
   checkWhole('maxQueue', maxQueue, 0, 65_536);
   checkSignal('load', signal);
   signal?.throwIfAborted();
+  const { path, warnings: found } = await locate(name, { signal, onProgress });
   await checkFolder(path);
   const config = await readConfig(path, { signal });
   const checkpoint = await openCheckpoint(path, { signal });
@@ -307,7 +307,13 @@ export async function load(
     report();
     const engine = await Engine.create(device, config, loaded);
     const scheduler = new Scheduler(engine, { maxBatch, maxQueue });
-    const warnings = [...config.warnings, ...checkpoint.warnings, ...defaults.warnings, ...tokenizer.warnings];
+    const warnings = [
+      ...found,
+      ...config.warnings,
+      ...checkpoint.warnings,
+      ...defaults.warnings,
+      ...tokenizer.warnings,
+    ];
     const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: print };
     return new Model(new Runtime(parts), warnings);
   } catch (error) {
@@ -320,9 +326,9 @@ export async function load(
   }
 }
 
-function checkLoadOptions(path: unknown, device: unknown, dtype: unknown): void {
-  if (typeof path !== 'string' || path === '')
-    throw typeError('ERR_ARG_TYPE', `path must be a checkpoint folder, got ${show(path)}`);
+function checkLoadOptions(name: unknown, device: unknown, dtype: unknown): void {
+  if (typeof name !== 'string' || name === '')
+    throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(name)}`);
   if (device !== 'auto' && device !== 'cpu') {
     if (typeof device === 'string' && /^cuda(:\d+)?$/.test(device))
       throw new VLMambaError('ERR_CUDA_UNAVAILABLE', `device ${device}: ${cudaReason}; use device 'cpu' or 'auto'`);

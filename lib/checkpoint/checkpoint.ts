@@ -24,8 +24,8 @@ export interface ExpectedTensor {
   optional?: boolean;
 }
 
-const SINGLE = 'model.safetensors';
-const INDEX = 'model.safetensors.index.json';
+export const SINGLE = 'model.safetensors';
+export const INDEX = 'model.safetensors.index.json';
 const INDEX_BYTES = 2 ** 25;
 const MAX_SHARDS = 4096;
 const SUPPORTED_DTYPES = ['F32', 'F16', 'BF16'];
@@ -145,10 +145,22 @@ async function list(dir: string): Promise<Set<string>> {
   }
 }
 
+/**
+ * The shards that an index names, each the name of a file beside it.
+ * @throws VLMambaError ERR_SHARD_INDEX, ERR_SHARD_PATH
+ */
+export async function readShardNames(indexPath: string, signal?: AbortSignal): Promise<string[]> {
+  const { weightMap } = await readIndex(indexPath, signal);
+  return [...new Set(weightMap.values())];
+}
+
+async function readIndex(path: string, signal?: AbortSignal): Promise<ReturnType<typeof parseIndex>> {
+  return parseIndex(await readSmallFile(path, { code: 'ERR_SHARD_INDEX', maxBytes: INDEX_BYTES, signal }), path);
+}
+
 async function openShards(dir: string, entries: Set<string>, signal?: AbortSignal): Promise<Checkpoint> {
   const indexPath = join(dir, INDEX);
-  const bytes = await readSmallFile(indexPath, { code: 'ERR_SHARD_INDEX', maxBytes: INDEX_BYTES, signal });
-  const { weightMap, totalSize } = parseIndex(bytes, indexPath);
+  const { weightMap, totalSize } = await readIndex(indexPath, signal);
   const shards = [...new Set(weightMap.values())];
   await checkPresent(dir, shards, indexPath);
 

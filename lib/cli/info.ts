@@ -1,17 +1,22 @@
-import { stdout } from 'node:process';
+import { stderr, stdout } from 'node:process';
 import { openCheckpoint, type StoredTensor } from '../checkpoint/checkpoint.ts';
 import { readConfig } from '../checkpoint/config.ts';
 import { Engine } from '../engine.ts';
+import { locate } from '../hub/index.ts';
+import type { DownloadProgress } from '../hub/pull.ts';
 import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
 import { planWeights } from '../weights.ts';
 import { modelFolder } from './bundled.ts';
+import { ProgressBar } from './progress.ts';
 import { bytes, count, table } from './text.ts';
 
 /** What a folder holds, from its config and the headers of its files: nothing is loaded. */
 export async function info(name: string, { json }: { json?: boolean }, signal: AbortSignal): Promise<void> {
-  const path = modelFolder(name);
+  const bar = new ProgressBar(`fetching ${name}`, stderr.isTTY === true);
+  const onProgress = ({ loaded, total }: DownloadProgress) => bar.draw(loaded, total);
+  const { path } = await locate(modelFolder(name), { signal, onProgress }).finally(() => bar.clear());
   await checkFolder(path);
   const config = await readConfig(path, { signal });
   const checkpoint = await openCheckpoint(path, { signal });

@@ -8,7 +8,7 @@ import type { Model } from '../model.ts';
 /** What a folder of snapshots says about itself. */
 interface Manifest {
   format: 'vl-mamba library';
-  /** The model's folder as an absolute path, or `demo`. */
+  /** The model's folder as an absolute path, `demo`, or the model's name on the hub. */
   model: string;
 }
 
@@ -47,7 +47,8 @@ export const exists = (path: string): Promise<boolean> =>
 
 export async function makeLibrary(dir: string, model: string): Promise<void> {
   await mkdir(dir, { recursive: true });
-  const manifest: Manifest = { format: 'vl-mamba library', model: model === 'demo' ? model : resolve(model) };
+  const isFolder = model !== 'demo' && (await exists(model));
+  const manifest: Manifest = { format: 'vl-mamba library', model: isFolder ? resolve(model) : model };
   await writeFile(join(dir, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`);
 }
 

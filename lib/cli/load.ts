@@ -14,18 +14,22 @@ export interface LoadFlags {
 
 /** Loads a model with a progress bar on stderr, if that is a terminal. */
 export async function loadModel(path: string, flags: LoadFlags, signal: AbortSignal): Promise<Model> {
-  const bar = new ProgressBar(`loading ${path}`, stderr.isTTY === true && !flags.quiet);
+  const shown = stderr.isTTY === true && !flags.quiet;
+  const bars = {
+    download: new ProgressBar(`fetching ${path}`, shown),
+    read: new ProgressBar(`loading ${path}`, shown),
+  };
   try {
     const model = await load(modelFolder(path), {
       device: flags.device,
       dtype: flags.dtype as 'auto',
       threads: number(flags.threads),
       signal,
-      onProgress: ({ loaded, total }) => bar.draw(loaded, total),
+      onProgress: ({ phase, loaded, total }) => bars[phase].draw(loaded, total),
     });
     if (!flags.quiet) for (const warning of model.warnings) stderr.write(`vl-mamba: note: ${warning}\n`);
     return model;
   } finally {
-    bar.clear();
+    for (const bar of Object.values(bars)) bar.clear();
   }
 }

@@ -5,6 +5,8 @@ import { packageRoot } from '../binding.ts';
 import { onInterrupt } from './interrupt.ts';
 import { report, status } from './report.ts';
 
+const MODEL = 'checkpoint folder, org/name or demo';
+
 /** 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
 export async function main(argv: readonly string[]): Promise<number> {
   const interrupt = onInterrupt();
@@ -39,9 +41,11 @@ Examples:
   curl -s https://example.com/cat.png | vl-mamba run ./model -i - -p "What colour is it?"
   vl-mamba chat ./model -i photo.jpg
   vl-mamba index ./photos --model ./model --out ./library && vl-mamba ask ./library -p "Is there a dog?"
+  vl-mamba pull org/name && vl-mamba info org/name
   vl-mamba doctor
 
-MODEL is a folder with config.json, model.safetensors and tokenizer.json, or demo, the one in the package.
+MODEL is a folder with config.json, model.safetensors and tokenizer.json; or org/name, a model of the hub, which is
+fetched when it is first needed; or demo, the one in the package.
 The answer goes to stdout, everything else to stderr.
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     );
@@ -54,7 +58,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   generating(program.command('run'))
     .description('answer one question')
-    .argument('<model>', 'checkpoint folder')
+    .argument('<model>', MODEL)
     .option('-i, --image <picture...>', 'file or URL of a picture, - for stdin')
     .option('-p, --prompt <text>', 'the question; taken from stdin when absent and stdin is not a terminal')
     .option('--raw', 'give the prompt to the model as it is, with <image> where a picture goes')
@@ -64,7 +68,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   generating(program.command('chat'))
     .description('a conversation: one line, one turn; /help lists what else you can type')
-    .argument('<model>', 'checkpoint folder')
+    .argument('<model>', MODEL)
     .option('-i, --image <picture...>', 'pictures that the conversation begins with')
     .option('--stats', 'say after each answer how long it took')
     .action(async (model, options) => (await import('./chat.ts')).chat(model, options, signal));
@@ -72,7 +76,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
   loading(program.command('index'))
     .description('reads pictures once, so that ask can be asked about all of them at any time')
     .argument('<picture...>', 'files, or folders of them')
-    .requiredOption('-m, --model <model>', 'checkpoint folder')
+    .requiredOption('-m, --model <model>', MODEL)
     .requiredOption('-o, --out <folder>', 'where the snapshots go; those that are there already are kept')
     .option('--exact', 'keep every bit of the state, in twice the bytes')
     .option('--json', 'print one object: added, kept, failed, out')
@@ -87,9 +91,18 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     .action(async (folder, options) => (await import('./ask.ts')).ask(folder, options, signal));
 
   program
+    .command('pull')
+    .description('fetches a model of the hub, or what is missing of it; prints its folder')
+    .argument('<name>', 'org/name, or org/name@revision')
+    .option('--revision <revision>', 'branch, tag or commit (default: main)')
+    .option('--json', 'print one object: path, repo, revision, commit, fetched, warnings')
+    .option('-q, --quiet', 'no progress, no notes')
+    .action(async (name, options) => (await import('./pull.ts')).pull(name, options, signal));
+
+  program
     .command('info')
-    .description('what a checkpoint folder holds, without loading it')
-    .argument('<model>', 'checkpoint folder')
+    .description('what a checkpoint holds, without loading it')
+    .argument('<model>', MODEL)
     .option('--json', 'print one object')
     .action(async (model, options) => (await import('./info.ts')).info(model, options, signal));
 
@@ -101,7 +114,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   loading(program.command('bench'))
     .description('how fast a model runs here')
-    .argument('<model>', 'checkpoint folder')
+    .argument('<model>', MODEL)
     .option('--tokens <n>', 'length of the prompt that is read', '512')
     .option('--steps', 'list the time of every step of the programs')
     .option('--json', 'print one object')

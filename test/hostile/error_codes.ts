@@ -17,6 +17,10 @@ export const codes: Record<string, [string, string]> = {
     'The cap on pixels is no whole number in its range.',
     'Give a number in the range that the message names.',
   ],
+  ERR_ARG_MODEL: [
+    'A name of a model is none that the hub can have, or a revision is no branch, tag or commit.',
+    'Write `org/name` or `org/name@revision`.',
+  ],
   ERR_ARG_NAME: [
     'An op was given an input or an option that it does not have.',
     'Check the spelling against the names in the message.',
@@ -85,6 +89,37 @@ export const codes: Record<string, [string, string]> = {
   ERR_GEN_TEMPERATURE: ['`temperature` is out of range.', 'Use 0 (the likeliest token) to 100.'],
   ERR_GEN_TOP_K: ['`topK` is out of range.', 'Use a whole number; 0 is off.'],
   ERR_GEN_TOP_P: ['`topP` is out of range.', 'Use a number above 0 and at most 1.'],
+  ERR_HUB_AUTH: [
+    'The hub has no such model, or the token may not read it.',
+    'Check the name; set `HF_TOKEN`; accept the terms of a gated model on its page.',
+  ],
+  ERR_HUB_CACHE: ['The cache of models cannot be written.', 'Check its permissions, or set `HF_HUB_CACHE`.'],
+  ERR_HUB_FILES: [
+    'A repository of the hub lacks files that a checkpoint has.',
+    'Check that it is a checkpoint of this package; `vl-mamba convert` makes one.',
+  ],
+  ERR_HUB_HASH: [
+    'What the hub sent is not what its hash says, or the hub gives no hash.',
+    'Try again; should it happen again, distrust the mirror.',
+  ],
+  ERR_HUB_HTTP: [
+    'The hub could not be reached, broke off too often or answered with an error.',
+    'Check the network and `HF_ENDPOINT`; what has come is kept.',
+  ],
+  ERR_HUB_NOT_FOUND: ['The hub has no such model, revision or file.', 'Check the name and the revision.'],
+  ERR_HUB_OFFLINE: [
+    'A model is not whole in the cache, and `HF_HUB_OFFLINE` forbids to fetch it.',
+    'Run `vl-mamba pull` without it.',
+  ],
+  ERR_HUB_SETTINGS: [
+    '`HF_ENDPOINT` is no address, or the token is none.',
+    'Correct the variable that the message names.',
+  ],
+  ERR_HUB_SIZE: [
+    'A file of the hub is larger than any of its kind, or not as long as the hub said.',
+    'Try again; should it happen again, distrust the mirror.',
+  ],
+  ERR_HUB_SPACE: ['The disk has no room for a model.', 'Make room, or set `HF_HUB_CACHE` to a folder on another disk.'],
   ERR_IMAGE_BYTES: ['A picture has too many bytes.', 'Send a smaller file.'],
   ERR_IMAGE_DECODE: ['A picture could not be decoded.', 'Save it anew as JPEG, PNG or WebP.'],
   ERR_IMAGE_EMPTY: ['A picture has no bytes.', 'Check where they come from.'],
