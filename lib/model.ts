@@ -1,12 +1,9 @@
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { bestOf, type Score, type ScoreOptions, score } from './best_of.ts';
 import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
 import { fingerprint } from './checkpoint/fingerprint.ts';
-import { readSmallFile } from './checkpoint/regular_file.ts';
-import { parseJsonData } from './checkpoint/strict_json.ts';
 import { CancelToken, Device } from './device.ts';
 import { cudaReason } from './devices.ts';
 import { Engine } from './engine.ts';
@@ -15,7 +12,8 @@ import { Generation } from './generation.ts';
 import { locate } from './hub/index.ts';
 import type { DownloadProgress } from './hub/pull.ts';
 import { abortable } from './image/async.ts';
-import { type ImageInput, type PreprocessConfig, parsePreprocessConfig } from './image/preprocess.ts';
+import { readPreprocessConfig } from './image/config.ts';
+import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
@@ -58,7 +56,6 @@ export interface GenerateOptions extends PromptOptions, SamplingOptions {
 }
 
 const MAX_N = 128;
-const MAX_PREPROCESSOR_BYTES = 2 ** 20;
 const PROGRESS_MS = 50;
 
 /** A model in memory: made by {@link load}. */
@@ -353,10 +350,4 @@ export async function checkFolder(path: string): Promise<void> {
       'ERR_CKPT_NOT_FOUND',
       `${path}: is not a folder; a model is the folder that holds config.json`,
     );
-}
-
-async function readPreprocessConfig(dir: string, imageSize: number): Promise<PreprocessConfig> {
-  const file = join(dir, 'preprocessor_config.json');
-  const bytes = await readSmallFile(file, { code: 'ERR_CFG_FILE', maxBytes: MAX_PREPROCESSOR_BYTES });
-  return parsePreprocessConfig(parseJsonData(bytes), file, imageSize);
 }

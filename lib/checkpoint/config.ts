@@ -102,7 +102,7 @@ const NOT_VL_MAMBA = 'this is not a VL-Mamba model (model_type "vl_mamba", or "m
  */
 export async function readConfig(dir: string, { signal }: { signal?: AbortSignal } = {}): Promise<ModelConfig> {
   const path = join(dir, 'config.json');
-  return parseConfig(await readRecord(path, signal), path);
+  return parseConfig(await readConfigRecord(path, signal), path);
 }
 
 /** `readConfig` for a file that is parsed already; `path` names it in messages. */
@@ -140,7 +140,7 @@ export async function readGenerationConfig(
   const path = join(dir, 'generation_config.json');
   let record: JsonRecord;
   try {
-    record = await readRecord(path, signal);
+    record = await readConfigRecord(path, signal);
   } catch (error) {
     if (error instanceof VLMambaError && error.details.reason === 'ENOENT') return { warnings: [] };
     throw error;
@@ -172,7 +172,11 @@ export async function readGenerationConfig(
   return config;
 }
 
-async function readRecord(path: string, signal?: AbortSignal): Promise<JsonRecord> {
+/**
+ * The object that a configuration file holds.
+ * @throws VLMambaError ERR_CFG_FILE, ERR_CFG_JSON
+ */
+export async function readConfigRecord(path: string, signal?: AbortSignal): Promise<JsonRecord> {
   signal?.throwIfAborted();
   const bytes = await readSmallFile(path, { code: 'ERR_CFG_FILE', maxBytes: FILE_BYTES, signal });
   let data: unknown;

@@ -12,15 +12,27 @@ export interface FileCodes {
   notRegular: string;
 }
 
-/**
- * Opens `path` for reading, hands it to `use` and closes it. Symbolic links are followed; a directory, pipe, socket or
- * device is refused without blocking.
- */
+/** Opens `path` for reading, hands it to `use` and closes it, as `openRegularFile` does. */
 export async function withRegularFile<T>(
   path: string,
   codes: FileCodes,
   use: (file: FileHandle, stat: BigIntStats) => Promise<T>,
 ): Promise<T> {
+  const { file, stat } = await openRegularFile(path, codes);
+  try {
+    return await use(file, stat);
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Opens `path` for reading. Symbolic links are followed; a directory, pipe, socket or device is refused without blocking.
+ */
+export async function openRegularFile(
+  path: string,
+  codes: FileCodes,
+): Promise<{ file: FileHandle; stat: BigIntStats }> {
   let file: FileHandle;
   try {
     // Without O_NONBLOCK the open of a pipe nobody writes to never returns and holds up process.exit too.
@@ -34,9 +46,10 @@ export async function withRegularFile<T>(
   try {
     const stat = await file.stat({ bigint: true });
     if (!stat.isFile()) throw notRegular(path, codes, kindOf(stat));
-    return await use(file, stat);
-  } finally {
+    return { file, stat };
+  } catch (error) {
     await file.close();
+    throw error;
   }
 }
 

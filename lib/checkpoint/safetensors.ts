@@ -1,7 +1,7 @@
 import type { BigIntStats } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { rangeError, show, VLMambaError } from '../errors.ts';
-import { type ReadableFile, readFully, withRegularFile } from './regular_file.ts';
+import { openRegularFile, type ReadableFile, readFully, withRegularFile } from './regular_file.ts';
 import { JsonError, JsonReader } from './strict_json.ts';
 import { writeWhole } from './whole_file.ts';
 
@@ -83,6 +83,8 @@ const MAX_VALUES = 2 ** 20;
 const FORMAT_HEADER_BYTES = 100_000_000;
 const DEFAULT_HEADER_BYTES = 25_000_000;
 const LENGTH_BYTES = 8;
+/** Of a tensor's data that is in memory at a time. */
+const PIECE_BYTES = 2 ** 22;
 const OPENING_BRACE = 0x7b;
 const CLOSING_BRACE = 0x7d;
 
@@ -215,6 +217,38 @@ export function parseHeader(head: Uint8Array, { path, size }: { path: string; si
   checkCoverage(tensors, size - dataStart, dataStart, fail);
   return { tensors, metadata, warnings };
 }
+
+/**
+ * The bytes of a tensor, piece by piece; a piece is good until the next is asked for.
+ * @throws VLMambaError ERR_ST_OPEN, ERR_ST_NOT_REGULAR, ERR_ST_READ, ERR_ST_CHANGED; the signal's reason
+ */
+export async function* readTensor(
+  { path, identity }: SafetensorsFile,
+  { offset, bytes }: TensorInfo,
+  signal?: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const fail = failer(path);
+  const { file, stat } = await openRegularFile(path, { open: 'ERR_ST_OPEN', notRegular: 'ERR_ST_NOT_REGULAR' });
+  try {
+    if (!sameFile(stat, identity)) changed(fail, 'it is another one than its header was read from');
+    const buffer = Buffer.allocUnsafeSlow(Math.min(bytes, PIECE_BYTES));
+    for (let done = 0; done < bytes; ) {
+      signal?.throwIfAborted();
+      const { bytesRead } = await file
+        .read(buffer, 0, Math.min(buffer.length, bytes - done), offset + done)
+        .catch((cause) => fail('ERR_ST_READ', `cannot be read: ${(cause as NodeJS.ErrnoException).code}`, {}, cause));
+      if (bytesRead === 0) changed(fail, `it ended at byte ${offset + done}`);
+      done += bytesRead;
+      yield buffer.subarray(0, bytesRead);
+    }
+    if (!sameFile(await file.stat({ bigint: true }), identity)) changed(fail, 'somebody wrote to it');
+  } finally {
+    await file.close();
+  }
+}
+
+const sameFile = (stat: FileIdentity, { dev, ino, size, mtimeNs }: FileIdentity): boolean =>
+  stat.dev === dev && stat.ino === ino && stat.size === size && stat.mtimeNs === mtimeNs;
 
 /**
  * Writes a safetensors file: the header, padded so that the data start at a multiple of 8, then the tensors in the given

@@ -100,6 +100,23 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     .action(async (name, options) => (await import('./pull.ts')).pull(name, options, signal));
 
   program
+    .command('convert')
+    .description('puts a checkpoint together out of a vision tower, a language model and a connector')
+    .argument('<out>', 'the folder to make; nothing is overwritten')
+    .requiredOption('--vision <folder>', 'SigLIP or CLIP, the whole model or its tower, with preprocessor_config.json')
+    .requiredOption('--lm <folder>', "Mamba with Hugging Face's names or state-spaces', with tokenizer.json")
+    .requiredOption('--connector <file>', 'safetensors file of the connector')
+    .requiredOption(
+      '--config <file>',
+      'config.json with connector_config; vision_config and text_config may be left out',
+    )
+    .option('--tokenizer <folder>', 'a folder with tokenizer.json (default: that of --lm)')
+    .option('--shard-size <size>', 'most of a file of weights, e.g. 500MB', '5GB')
+    .option('--json', 'print one object: path, files, bytes, warnings')
+    .option('-q, --quiet', 'no progress, no notes')
+    .action(async (out, options) => (await import('./convert.ts')).convert(out, options, signal));
+
+  program
     .command('info')
     .description('what a checkpoint holds, without loading it')
     .argument('<model>', MODEL)

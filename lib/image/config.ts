@@ -1,3 +1,6 @@
+import { join } from 'node:path';
+import { readSmallFile } from '../checkpoint/regular_file.ts';
+import { parseJsonData } from '../checkpoint/strict_json.ts';
 import { show, VLMambaError } from '../errors.ts';
 import type { ImageMode } from './geometry.ts';
 
@@ -16,6 +19,8 @@ export interface PreprocessConfig {
   mean: Triple;
   std: Triple;
 }
+
+const FILE_BYTES = 2 ** 20;
 
 type Fields = Record<string, unknown>;
 
@@ -37,6 +42,13 @@ const FAMILIES: Record<string, Fields> = {
 };
 const COMMON: Fields = { do_resize: true, resample: 3, do_rescale: true, rescale_factor: 1 / 255, do_normalize: true };
 const MODES: ImageMode[] = ['squash', 'crop', 'pad'];
+
+/** `parsePreprocessConfig` of a checkpoint's folder. */
+export async function readPreprocessConfig(dir: string, imageSize: number): Promise<PreprocessConfig> {
+  const file = join(dir, 'preprocessor_config.json');
+  const bytes = await readSmallFile(file, { code: 'ERR_CFG_FILE', maxBytes: FILE_BYTES });
+  return parsePreprocessConfig(parseJsonData(bytes), file, imageSize);
+}
 
 /**
  * Reads a parsed preprocessor_config.json. Absent fields have the defaults of the named `image_processor_type` (SigLIP's or

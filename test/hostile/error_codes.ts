@@ -30,6 +30,7 @@ export const codes: Record<string, [string, string]> = {
     'A shape is none, or the array has another number of elements; a transferred array has none.',
     "Make `data.length` the product of `shape`, and don't transfer the buffer.",
   ],
+  ERR_ARG_SHARD_SIZE: ['`convert --shard-size` is no size.', 'Use one such as `5GB`, `500MB` or `2GiB`.'],
   ERR_ARG_STDIN: ['What came on stdin is larger than allowed.', 'Pass a file instead.'],
   ERR_ARG_THREADS: ['`threads` is no whole number from 1 to 1024.', 'Leave it out for one thread on each core.'],
   ERR_ARG_TOKENS: ['`bench --tokens` is out of range.', 'Use 1 to 65536.'],
@@ -73,6 +74,8 @@ export const codes: Record<string, [string, string]> = {
   ],
   ERR_CKPT_OPEN: ['The folder cannot be listed.', 'Check its permissions.'],
   ERR_CKPT_SHAPE: ["A weight's shape is not what config.json says.", 'Compare config.json with the weights.'],
+  ERR_CONVERT_EXISTS: ['What `convert` shall make is there already.', 'Give another name, or take the old one away.'],
+  ERR_CONVERT_WRITE: ['`convert` cannot write its folder.', 'Check permissions and free space.'],
   ERR_CUDA_UNAVAILABLE: [
     'A CUDA device was asked for and there is none to use.',
     "See `vl-mamba doctor`, or use `device: 'cpu'`.",

@@ -1,0 +1,65 @@
+import { stderr, stdout } from 'node:process';
+import { convert as convertParts, SHARD_BYTES } from '../convert/convert.ts';
+import { rangeError, show } from '../errors.ts';
+import { ProgressBar } from './progress.ts';
+import { bytes } from './text.ts';
+
+interface ConvertFlags {
+  vision: string;
+  lm: string;
+  connector: string;
+  config: string;
+  tokenizer?: string;
+  shardSize?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+const UNITS: Record<string, number> = {
+  '': 1,
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+};
+
+/** A checkpoint out of its parts; prints the folder. */
+export async function convert(out: string, flags: ConvertFlags, signal: AbortSignal): Promise<void> {
+  const bar = new ProgressBar(`writing ${out}`, stderr.isTTY === true && !flags.quiet);
+  try {
+    const {
+      path,
+      files,
+      bytes: size,
+      warnings,
+    } = await convertParts(out, {
+      ...flags,
+      shardBytes: shardBytesOf(flags.shardSize),
+      signal,
+      onBytes: (done, total) => bar.draw(done, total),
+    });
+    bar.clear();
+    if (!flags.quiet) for (const warning of warnings) stderr.write(`vl-mamba: note: ${warning}\n`);
+    if (flags.json) stdout.write(`${JSON.stringify({ path, files, bytes: size, warnings })}\n`);
+    else {
+      if (!flags.quiet)
+        stderr.write(
+          `${bytes(size)} of weights in ${files.filter((name) => name.endsWith('.safetensors')).length} files\n`,
+        );
+      stdout.write(`${path}\n`);
+    }
+  } finally {
+    bar.clear();
+  }
+}
+
+function shardBytesOf(text: string | undefined): number {
+  if (text === undefined) return SHARD_BYTES;
+  const [, number, unit] = /^(\d+(?:\.\d+)?) ?([KMG]?i?B)?$/i.exec(text) ?? [];
+  const size = Math.floor(Number(number) * (UNITS[(unit ?? '').toUpperCase()] ?? Number.NaN));
+  if (size >= 1 && size <= Number.MAX_SAFE_INTEGER) return size;
+  throw rangeError('ERR_ARG_SHARD_SIZE', `--shard-size must be a size such as 5GB, 500MB or 2GiB, got ${show(text)}`);
+}
