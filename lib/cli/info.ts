@@ -1,32 +1,44 @@
 import { stderr, stdout } from 'node:process';
-import { openCheckpoint, type StoredTensor } from '../checkpoint/checkpoint.ts';
-import { readConfig } from '../checkpoint/config.ts';
+import { type Checkpoint, openCheckpoint, type StoredTensor } from '../checkpoint/checkpoint.ts';
+import { type ModelConfig, readConfig } from '../checkpoint/config.ts';
 import { Engine } from '../engine.ts';
 import { locate } from '../hub/index.ts';
 import type { DownloadProgress } from '../hub/pull.ts';
 import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
-import { planWeights } from '../weights.ts';
+import { collect, type Param, planWeights } from '../weights.ts';
 import { modelFolder } from './bundled.ts';
 import { ProgressBar } from './progress.ts';
 import { bytes, count, table } from './text.ts';
 
-/** What a folder holds, from its config and the headers of its files: nothing is loaded. */
+/** What a checkpoint holds, from its config and the headers of its files: nothing is loaded. */
 export async function info(name: string, { json }: { json?: boolean }, signal: AbortSignal): Promise<void> {
   const bar = new ProgressBar(`fetching ${name}`, stderr.isTTY === true);
   const onProgress = ({ loaded, total }: DownloadProgress) => bar.draw(loaded, total);
-  const { path } = await locate(modelFolder(name), { signal, onProgress }).finally(() => bar.clear());
+  const { path, warnings } = await locate(modelFolder(name), { signal, onProgress }).finally(() => bar.clear());
   await checkFolder(path);
   const config = await readConfig(path, { signal });
   const checkpoint = await openCheckpoint(path, { signal });
-  const { params, stored, parameters } = planWeights(checkpoint, vlMambaParams(config), unread);
-  const matrices = params.filter(({ kind }) => kind === 'matrix').reduce((sum, param) => sum + numel(param.shape), 0);
-  const small = (parameters - matrices) * 4;
+  const facts = gather(path, config, checkpoint);
+  facts.warnings.unshift(...warnings);
+  stdout.write(json ? `${JSON.stringify(facts)}\n` : table(rows(facts, config)));
+}
+
+type Facts = ReturnType<typeof gather>;
+
+function gather(path: string, config: ModelConfig, checkpoint: Checkpoint) {
   const { vision, connector, text } = config;
-  const facts = {
+  const { tree, params, stored, parameters } = planWeights(checkpoint, vlMambaParams(config), unread);
+  const files = new Map([...checkpoint.tensors.values()].map(({ file }) => [file.path, file.size]));
+  const part = (branch: unknown) => ({
+    parameters: elements(collect(branch)),
+    memory: memory(collect(branch), stored),
+  });
+  return {
     path,
-    files: [...new Set([...checkpoint.tensors.values()].map(({ file }) => file.path))].length,
+    files: files.size,
+    fileBytes: sum([...files.values()]),
     dtypes: [...new Set([...stored.values()].map(({ dtype }) => dtype))],
     parameters,
     vision: vision && {
@@ -36,59 +48,72 @@ export async function info(name: string, { json }: { json?: boolean }, signal: A
       imageSize: vision.imageSize,
       patchSize: vision.patchSize,
       rows: pictureRows(config),
+      ...part(tree.vision),
     },
     connector: connector && {
       type: connector.type,
       scan: connector.scan,
       weights: connector.weights,
       merge: connector.merge,
+      ...part(tree.connector),
     },
     text: {
       hiddenSize: text.hiddenSize,
       layers: text.numHiddenLayers,
       stateSize: text.stateSize,
       vocabSize: text.vocabSize,
+      ...part(tree.language),
     },
-    memory: { stored: weightBytes(stored, small), f32: matrices * 4 + small, bf16: matrices * 2 + small },
+    /** Bytes of weights once loaded with each `dtype`. */
+    memory: memory(params, stored),
+    /** Bytes that the files hold and the model does not read. */
+    unreadBytes:
+      sum([...checkpoint.tensors.values()].map((tensor) => tensor.bytes)) -
+      sum([...stored.values()].map((tensor) => tensor.bytes)),
     stateBytes: Engine.stateBytes(config),
     warnings: [...config.warnings, ...checkpoint.warnings],
   };
-  if (json) {
-    stdout.write(`${JSON.stringify(facts)}\n`);
-    return;
-  }
-  const rows: [string, string][] = [
-    [
-      'vision',
-      vision
-        ? `${vision.type}, ${vision.numHiddenLayers} layers of ${vision.hiddenSize}, ${vision.imageSize} px in patches of ${vision.patchSize}`
-        : 'none: reads text only',
-    ],
-    [
-      'connector',
-      connector
-        ? [
-            connector.type,
-            ...(connector.type === 'mlp' ? [] : [connector.scan, connector.weights, connector.merge]),
-          ].join(', ')
-        : 'none',
-    ],
-    [
-      'language',
-      `mamba, ${text.numHiddenLayers} layers of ${text.hiddenSize}, state ${text.stateSize}, vocabulary ${count(text.vocabSize)}`,
-    ],
-    ['parameters', count(parameters)],
-    ['stored', `${facts.dtypes.join(', ')} in ${facts.files} file${facts.files === 1 ? '' : 's'}`],
-    [
-      'memory',
-      `${bytes(facts.memory.stored)} as stored, ${bytes(facts.memory.bf16)} in bf16, ${bytes(facts.memory.f32)} in f32`,
-    ],
-    ['a picture', vision ? `${count(pictureRows(config))} positions of the prompt` : 'none'],
-    ['a conversation', `${bytes(facts.stateBytes)} of state, however long it is`],
-    ...facts.warnings.map((warning): [string, string] => ['note', warning]),
-  ];
-  stdout.write(table(rows));
 }
 
-const weightBytes = (stored: Map<string, StoredTensor>, small: number): number =>
-  [...stored.values()].filter(({ shape }) => shape.length > 1).reduce((sum, tensor) => sum + tensor.bytes, 0) + small;
+const sum = (numbers: readonly number[]): number => numbers.reduce((total, n) => total + n, 0);
+const elements = (params: readonly Param[]): number => sum(params.map(({ shape }) => numel(shape)));
+
+/** Matrices are kept in a dtype, everything else in f32. */
+function memory(params: readonly Param[], stored: Map<string, StoredTensor>) {
+  const matrices = params.filter(({ kind }) => kind === 'matrix');
+  const large = elements(matrices);
+  const small = (elements(params) - large) * 4;
+  const asStored = sum(matrices.flatMap(({ sources }) => sources.map(({ name }) => stored.get(name)!.bytes)));
+  return { stored: asStored + small, f32: large * 4 + small, bf16: large * 2 + small, f16: large * 2 + small };
+}
+
+function rows(facts: Facts, { vision, connector, text }: ModelConfig): [string, string][] {
+  const size = (part: { parameters: number; memory: { stored: number } }) =>
+    `; ${count(part.parameters)} parameters, ${bytes(part.memory.stored)}`;
+  const towerText = vision
+    ? `${vision.type}, ${vision.numHiddenLayers} layers of ${vision.hiddenSize}, ${vision.imageSize} px in patches of ${vision.patchSize}${size(facts.vision!)}`
+    : 'none: reads text only';
+  const kind = connector && [
+    connector.type,
+    ...(connector.type === 'mlp' ? [] : [connector.scan, connector.weights, connector.merge]),
+  ];
+  const { stored, bf16, f32 } = facts.memory;
+  return [
+    ['vision', towerText],
+    ['connector', kind ? kind.join(', ') + size(facts.connector!) : 'none'],
+    [
+      'language',
+      `mamba, ${text.numHiddenLayers} layers of ${text.hiddenSize}, state ${text.stateSize}, vocabulary ${count(text.vocabSize)}${size(facts.text)}`,
+    ],
+    ['parameters', count(facts.parameters)],
+    [
+      'files',
+      `${facts.dtypes.join(', ')} in ${facts.files} file${facts.files === 1 ? '' : 's'}, ${bytes(facts.fileBytes)}${facts.unreadBytes > 0 ? `, of which ${bytes(facts.unreadBytes)} are not read` : ''}`,
+    ],
+    ['memory', `${bytes(stored)} as stored, ${bytes(bf16)} in bf16 or f16, ${bytes(f32)} in f32`],
+    ['a picture', vision ? `${count(facts.vision!.rows)} positions of the prompt` : 'none'],
+    ['a session', `${bytes(facts.stateBytes)} of state, however long it is`],
+    ['folder', facts.path],
+    ...facts.warnings.map((warning): [string, string] => ['note', warning]),
+  ];
+}
