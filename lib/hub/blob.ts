@@ -47,11 +47,12 @@ export async function fetchBlob(
     let resumed: boolean;
     try {
       ({ found, resumed } = await fill(hub, part.path, url, facts, { signal, onBytes }));
-      if (found === etag) return await part.finish();
+      if (found === etag && (await part.finish())) return;
     } catch (error) {
       await part.release();
       throw error;
     }
+    if (found === etag) continue;
     await part.discard();
     // What an earlier try left may have been the wrong part; what came in one piece is what the server has.
     if (!resumed || ++tries > 1)

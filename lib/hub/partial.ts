@@ -35,21 +35,25 @@ export class Claim {
     this.#timer.unref();
   }
 
-  /** It is whole and right, and becomes the blob. */
-  async finish(): Promise<void> {
+  /** It is whole and right, and becomes the blob. Not where this process slept for so long that another took it over. */
+  async finish(): Promise<boolean> {
     clearInterval(this.#timer);
-    await rename(this.path, join(this.#blobs, this.#etag));
+    try {
+      await rename(this.path, join(this.#blobs, this.#etag));
+      return true;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+      throw error;
+    }
   }
 
   /** Leaves what has arrived to whoever comes next. */
   async release(): Promise<void> {
     clearInterval(this.#timer);
-    const size = await stat(this.path).then(
-      ({ size }) => size,
-      () => 0,
-    );
-    if (size === 0) await rm(this.path, { force: true });
-    else await rename(this.path, join(this.#blobs, `${this.#etag}.free-${random()}.incomplete`));
+    const size = (await stat(this.path).catch(() => undefined))?.size ?? 0;
+    const free = join(this.#blobs, `${this.#etag}.free-${random()}.incomplete`);
+    // What cannot be put away is found by its age.
+    await (size === 0 ? rm(this.path, { force: true }) : rename(this.path, free)).catch(() => {});
   }
 
   async discard(): Promise<void> {

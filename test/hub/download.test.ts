@@ -93,7 +93,7 @@ test('what came is kept for the next pull', async () => {
   hub.forget();
   const seen: number[] = [];
   const { fetched } = await pull('org/model', { settings, onProgress: ({ loaded }) => seen.push(loaded) });
-  assert.ok(fetched <= 1_000_000 + 2 * 65_536, `${fetched} bytes were fetched again`);
+  assert.ok(fetched <= 1_500_000, `${fetched} bytes were fetched again`);
   assert.match(hub.asked.find(isWeights)!.range!, /^bytes=1\d{6}-$|^bytes=2000000-$/);
   await arrives(settings);
 });
@@ -365,10 +365,10 @@ test('abort: before, while it waits, in the middle; then it goes on', async () =
   hub.trick = (asked, response) => {
     if (!isWeights(asked)) return false;
     response.writeHead(200, { 'content-length': WEIGHTS.length }).write(WEIGHTS.subarray(0, 2_000_000));
-    setTimeout(() => middle.abort(reason), 100);
     return true;
   };
-  assert.is(await pull('org/model', { settings, signal: middle.signal }).catch((e) => e), reason);
+  const onProgress = ({ loaded }: { loaded: number }) => loaded > 500_000 && middle.abort(reason);
+  assert.is(await pull('org/model', { settings, signal: middle.signal, onProgress }).catch((e) => e), reason);
   assert.is(leftovers(settings).length, 1);
   hub.forget();
   await arrives(settings);

@@ -1,7 +1,7 @@
 /** The command line and the hub; processes that fetch the same model, and processes that end in the middle. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { random, suite } from '../kit.ts';
@@ -34,17 +34,18 @@ function vlMamba(args: string[], cache: string, env: Record<string, string> = {}
   return { child, done: once(child, 'close').then(([status]) => ({ ...run, status })) };
 }
 
-/** Sends half of the weights and then nothing; resolves when that has begun. */
-const half = () =>
-  new Promise<void>((begun) => {
-    hub.trick = ({ at }, response) => {
-      if (at !== 'store') return false;
-      response.writeHead(200, { 'content-length': WEIGHTS.length }).write(WEIGHTS.subarray(0, 2_000_000), () => {
-        setTimeout(begun, 200);
-      });
-      return true;
-    };
-  });
+/** Sends half of the weights and then nothing; resolves when some of it is on the disk. */
+async function half(cache: string): Promise<void> {
+  hub.trick = ({ at }, response) => {
+    if (at !== 'store') return false;
+    response.writeHead(200, { 'content-length': WEIGHTS.length }).write(WEIGHTS.subarray(0, 2_000_000));
+    return true;
+  };
+  const size = (name: string) =>
+    statSync(join(cache, 'models--org--model', 'blobs', name), { throwIfNoEntry: false })?.size;
+  while (!(existsSync(join(cache, 'models--org--model', 'blobs')) && blobs(cache).some((name) => (size(name) ?? 0) > 500_000)))
+    await new Promise((resolve) => setTimeout(resolve, 10));
+}
 
 test('pull prints the folder, and --json one object', async () => {
   hub.forget();
@@ -78,6 +79,19 @@ test('run and info take org/name; offline too', async () => {
   assert.is(info.status, 0, info.stderr);
   assert.is(JSON.parse(info.stdout).vision.type, 'siglip');
   assert.equal(hub.asked, []);
+});
+
+test('a library remembers the name', async () => {
+  hub.forget();
+  const cache = folder();
+  hub.add('org/tiny', await tinyFiles());
+  const out = folder();
+  const picture = join('models', 'demo', 'pictures', 'shapes.png');
+  const index = await vlMamba(['index', picture, '-m', 'org/tiny', '-o', out], cache).done;
+  assert.is(index.status, 0, index.stderr);
+  assert.is(JSON.parse(readFileSync(join(out, 'library.json'), 'utf8')).model, 'org/tiny');
+  const ask = await vlMamba(['ask', out, '-p', 'A', '-n', '2'], cache, { HF_HUB_OFFLINE: '1' }).done;
+  assert.is(ask.status, 0, ask.stderr);
 });
 
 test('what goes wrong is one line with its code', async () => {
@@ -131,7 +145,7 @@ for (const [signal, status] of [
     hub.forget();
     hub.add('org/model', big);
     const cache = folder();
-    const begun = half();
+    const begun = half(cache);
     const { child, done } = vlMamba(['pull', 'org/model'], cache);
     await begun;
     child.kill(signal);
