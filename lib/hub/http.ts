@@ -57,8 +57,8 @@ export async function ask(
 }
 
 /**
- * Calls `attempt` until it gives something, at most five times in a row without `progress()` in between, with longer and longer
- * waits.
+ * Calls `attempt` until it gives something, at most so many times in a row without `progress()` in between, with longer and
+ * longer waits.
  * @throws VLMambaError ERR_HUB_HTTP with the last failure; whatever else `attempt` throws; the signal's reason
  */
 export async function persist<T>(

@@ -33,6 +33,6 @@ export async function locate(
   } catch (error) {
     if (!(error instanceof VLMambaError) || !error.code.startsWith('ERR_HUB_')) throw error;
     const { code, message, details } = error;
-    throw new VLMambaError(code, `${message} (and there is no folder ${name} here)`, { details, cause: error });
+    throw new VLMambaError(code, `${message}; and there is no folder ${name} here`, { details, cause: error });
   }
 }

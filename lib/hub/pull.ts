@@ -37,6 +37,8 @@ export interface Pulled {
   warnings: string[];
 }
 
+/** Fewer than for a file: somebody may be waiting to hear that there is no network, or that a path was misspelt. */
+const LIST_ATTEMPTS = 3;
 const AT_ONCE = 4;
 const PROGRESS_MS = 50;
 
@@ -72,7 +74,7 @@ export async function pull(
   const fallback = orCached ? known : undefined;
   let listing: Listing;
   try {
-    listing = await list(hub, model, { signal, attempts: fallback && 1 });
+    listing = await list(hub, model, { signal, attempts: fallback ? 1 : LIST_ATTEMPTS });
   } catch (error) {
     if (!fallback || (error as VLMambaError).code !== 'ERR_HUB_HTTP') throw error;
     return { ...fallback, warnings: [`the copy of ${name} on this machine is used: ${(error as Error).message}`] };

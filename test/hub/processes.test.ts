@@ -43,7 +43,11 @@ async function half(cache: string): Promise<void> {
   };
   const size = (name: string) =>
     statSync(join(cache, 'models--org--model', 'blobs', name), { throwIfNoEntry: false })?.size;
-  while (!(existsSync(join(cache, 'models--org--model', 'blobs')) && blobs(cache).some((name) => (size(name) ?? 0) > 500_000)))
+  while (
+    !(
+      existsSync(join(cache, 'models--org--model', 'blobs')) && blobs(cache).some((name) => (size(name) ?? 0) > 500_000)
+    )
+  )
     await new Promise((resolve) => setTimeout(resolve, 10));
 }
 
