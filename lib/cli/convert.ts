@@ -43,14 +43,10 @@ export async function convert(out: string, flags: ConvertFlags, signal: AbortSig
     });
     bar.clear();
     if (!flags.quiet) for (const warning of warnings) stderr.write(`vl-mamba: note: ${warning}\n`);
-    if (flags.json) stdout.write(`${JSON.stringify({ path, files, bytes: size, warnings })}\n`);
-    else {
-      if (!flags.quiet)
-        stderr.write(
-          `${bytes(size)} of weights in ${files.filter((name) => name.endsWith('.safetensors')).length} files\n`,
-        );
-      stdout.write(`${path}\n`);
-    }
+    const count = files.filter((name) => name.endsWith('.safetensors')).length;
+    if (!flags.quiet && !flags.json)
+      stderr.write(`${bytes(size)} of weights in ${count} file${count === 1 ? '' : 's'}\n`);
+    stdout.write(flags.json ? `${JSON.stringify({ path, files, bytes: size, warnings })}\n` : `${path}\n`);
   } finally {
     bar.clear();
   }

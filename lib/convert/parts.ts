@@ -12,7 +12,7 @@ const CONNECTOR = 'multi_modal_projector.';
 /** What a tower consists of. The ids of positions are counted, not stored. */
 const TOWER_TENSOR = /^(embeddings\.(?!position_ids)|encoder\.|pre_layrnorm\.|post_layernorm\.|head\.)/;
 
-/** The vision tower of a SigLIP or CLIP folder: of a whole model, of a tower alone, or of a checkpoint of this package. */
+/** The vision tower of a SigLIP or CLIP folder: a whole model, a tower alone (without a prefix since transformers 5), or a checkpoint of this package. */
 export async function visionPart(dir: string, signal?: AbortSignal): Promise<Renamed> {
   const checkpoint = await openCheckpoint(dir, { signal });
   const prefix = prefixOf(

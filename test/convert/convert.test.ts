@@ -52,6 +52,7 @@ const cases: [string, PartsOptions][] = [
   ['SigLIP tower, Mamba of state-spaces', { visionKind: 'tower', lmKind: 'state-spaces' }],
   ['CLIP whole, a connector without prefix, bf16', { tower: 'clip', dtype: 'BF16' }],
   ['CLIP tower, MLP, f16', { tower: 'clip', visionKind: 'tower', connector: { type: 'mlp' }, dtype: 'F16' }],
+  ['SigLIP tower of transformers 5', { visionKind: 'bare' }],
   ['four directions, a head of its own', { connector: { scan: 'csm', weights: 'per-direction' }, untied: true }],
 ];
 

@@ -18,8 +18,8 @@ export interface PartsOptions {
   tower?: 'siglip' | 'clip';
   dtype?: StoredDtype;
   connector?: object;
-  /** `model`: a whole SigLIP or CLIP, text tower and all. `tower`: the tower alone. */
-  visionKind?: 'model' | 'tower';
+  /** A whole SigLIP or CLIP, text tower and all; the tower alone; the tower as transformers 5 writes it, without a prefix. */
+  visionKind?: 'model' | 'tower' | 'bare';
   lmKind?: 'hf' | 'state-spaces';
   untied?: boolean;
 }
@@ -84,7 +84,8 @@ export async function writeParts(
       vision_config: { model_type, ...vision, temperature: 1, id2label: { 0: 'LABEL_0' } },
     });
   } else {
-    await writeSafetensors(join(parts.vision, 'model.safetensors'), blocks);
+    const bare = blocks.map((source) => ({ ...source, name: source.name.replace('vision_model.', '') }));
+    await writeSafetensors(join(parts.vision, 'model.safetensors'), visionKind === 'bare' ? bare : blocks);
     json(join(parts.vision, 'config.json'), { architectures: ['VisionModel'], model_type, ...vision });
   }
   json(join(parts.vision, 'preprocessor_config.json'), preprocessor);
