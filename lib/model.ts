@@ -7,8 +7,8 @@ import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint
 import { fingerprint } from './checkpoint/fingerprint.ts';
 import { readSmallFile } from './checkpoint/regular_file.ts';
 import { parseJsonData } from './checkpoint/strict_json.ts';
-import { CancelToken, Device } from './device.ts';
-import { cudaReason } from './devices.ts';
+import { CancelToken, type Device, type DeviceOptions } from './device.ts';
+import { checkDeviceName, type DeviceName, onDevice } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
 import { Generation } from './generation.ts';
@@ -33,7 +33,8 @@ export interface LoadProgress {
 }
 
 export interface LoadOptions {
-  device?: 'auto' | 'cpu' | (string & {});
+  /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
   /** The dtype of the weights of products; `auto` keeps what the checkpoint stores. */
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16';
   /** CPU threads; by default one for each physical core. */
@@ -42,6 +43,9 @@ export interface LoadOptions {
   maxBatch?: number;
   /** Texts that may wait for that, 0 to 65536; 1024 by default. One more fails with ERR_QUEUE_FULL. */
   maxQueue?: number;
+  /** For debugging kernels on a GPU: see {@link DeviceOptions}. */
+  graph?: boolean;
+  verify?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -276,11 +280,14 @@ export async function load(
     threads,
     maxBatch = 64,
     maxQueue = 1024,
+    graph,
+    verify,
     signal,
     onProgress,
   }: LoadOptions = {},
 ): Promise<Model> {
   checkLoadOptions(path, where, dtype);
+  const name = where as DeviceName;
   checkWhole('maxBatch', maxBatch, 1, 256);
   checkWhole('maxQueue', maxQueue, 0, 65_536);
   checkSignal('load', signal);
@@ -295,39 +302,41 @@ export async function load(
   const preprocess = config.vision && (await readPreprocessConfig(path, config.vision.imageSize));
   const plan = planWeights(checkpoint, vlMambaParams(config), unread);
   const total = [...plan.stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const device = new Device({ threads });
-  const token = new CancelToken(signal);
-  const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
-  const timer = onProgress && setInterval(report, PROGRESS_MS);
-  try {
-    const [loaded, print] = await Promise.all([
-      loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token }),
-      fingerprint(checkpoint, config, signal),
-    ]);
-    report();
-    const engine = await Engine.create(device, config, loaded);
-    const scheduler = new Scheduler(engine, { maxBatch, maxQueue });
-    const warnings = [...config.warnings, ...checkpoint.warnings, ...defaults.warnings, ...tokenizer.warnings];
-    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: print };
-    return new Model(new Runtime(parts), warnings);
-  } catch (error) {
-    await device.dispose();
+  const print = fingerprint(checkpoint, config, signal);
+  print.catch(() => {});
+  const fill = async (device: Device): Promise<Engine> => {
+    const token = new CancelToken(signal);
+    const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
+    const timer = onProgress && setInterval(report, PROGRESS_MS);
+    try {
+      const loaded = await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+      report();
+      return await Engine.create(device, config, loaded);
+    } finally {
+      clearInterval(timer);
+      token.release();
+    }
+  };
+  const { result: engine, passedOver } = await onDevice(name, { threads, graph, verify }, fill).catch((error) => {
     signal?.throwIfAborted();
     throw error;
-  } finally {
-    clearInterval(timer);
-    token.release();
+  });
+  try {
+    const scheduler = new Scheduler(engine, { maxBatch, maxQueue });
+    const warnings = [...config.warnings, ...checkpoint.warnings, ...defaults.warnings, ...tokenizer.warnings];
+    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: await print };
+    return new Model(new Runtime(parts), [...warnings, ...passedOver]);
+  } catch (error) {
+    await engine.dispose();
+    signal?.throwIfAborted();
+    throw error;
   }
 }
 
 function checkLoadOptions(path: unknown, device: unknown, dtype: unknown): void {
   if (typeof path !== 'string' || path === '')
     throw typeError('ERR_ARG_TYPE', `path must be a checkpoint folder, got ${show(path)}`);
-  if (device !== 'auto' && device !== 'cpu') {
-    if (typeof device === 'string' && /^cuda(:\d+)?$/.test(device))
-      throw new VLMambaError('ERR_CUDA_UNAVAILABLE', `device ${device}: ${cudaReason}; use device 'cpu' or 'auto'`);
-    throw rangeError('ERR_ARG_DEVICE', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got ${show(device)}`);
-  }
+  checkDeviceName(device);
   if (!['auto', 'f32', 'bf16', 'f16'].includes(dtype as string))
     throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16' or 'f16', got ${show(dtype)}`);
 }
