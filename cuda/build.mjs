@@ -27,7 +27,14 @@ function present() {
     encoding: 'utf8',
   });
   if (status !== 0) return undefined;
-  const found = [...new Set(stdout.trim().split('\n').map((line) => line.trim().replace('.', '')))].sort();
+  const found = [
+    ...new Set(
+      stdout
+        .trim()
+        .split('\n')
+        .map((line) => line.trim().replace('.', '')),
+    ),
+  ].sort();
   return found.map((arch) => (arch === '90' ? '90a' : arch)).join(';') || undefined;
 }
 
@@ -41,8 +48,16 @@ const archs = values.arch === 'all' ? ALL : (values.arch?.replaceAll(',', ';') ?
 const folder = join(root, 'build-cuda');
 const run = (...args) => execFileSync(cmake, args, { stdio: 'inherit', cwd: root });
 try {
-  run('-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DVL_MAMBA_CUDA=ON', `-DCMAKE_CUDA_COMPILER=${nvcc}`,
-    `-DVL_MAMBA_CUDA_ARCHS=${archs}`);
+  run(
+    '-S',
+    root,
+    '-B',
+    folder,
+    '-DCMAKE_BUILD_TYPE=Release',
+    '-DVL_MAMBA_CUDA=ON',
+    `-DCMAKE_CUDA_COMPILER=${nvcc}`,
+    `-DVL_MAMBA_CUDA_ARCHS=${archs}`,
+  );
   run('--build', folder, '-j', String(availableParallelism()));
 } catch (error) {
   console.error(`The CUDA library was not built: ${error.message}`);
