@@ -25,11 +25,25 @@ export interface OpSchema {
   attrs: string;
 }
 
+/** What native/cuda_loader.h finds. An empty reason means that nothing stands in the way. */
+export interface CudaSurvey {
+  reason: string;
+  /** The newest CUDA that the driver knows, e.g. 13.0; empty without a driver. */
+  driver: string;
+  /** arch: compute capability, 10 · major + minor; memory: bytes. */
+  cards: { name: string; arch: number; memory: number; reason: string }[];
+}
+
 /** What native/addon.cc exports. Everything that returns a promise is done on the device's own thread, in order. */
 export interface Native {
   schema(): OpSchema[];
   machine(): { isa: string; threads: number };
   open(threads: number): NativeDevice;
+  /** Throws ERR_CUDA_UNAVAILABLE, with the reason, when there is no such GPU or it can't be used. */
+  openCuda(ordinal: number, graph: boolean, verify: boolean): NativeDevice;
+  cudaSurvey(): Promise<CudaSurvey>;
+  /** As above, at once: starting the driver takes some hundred milliseconds the first time. */
+  cudaSurveySync(): CudaSurvey;
   close(device: NativeDevice): Promise<void>;
   token(): NativeToken;
   cancel(token: NativeToken): void;

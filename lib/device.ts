@@ -101,11 +101,15 @@ export class Program {
     );
   }
 
-  /** Runs once and says what each step took. */
+  /** Runs and says what each step took. A GPU runs twice: step by step, and as a whole. */
   async profile(inputs: Record<string, RunInput> = {}): Promise<StepProfile[]> {
-    const results = await this.#start(inputs, {}, true);
-    const [ms, bytes] = results.slice(-2).map((buffer) => new Float64Array(buffer)) as [Float64Array, Float64Array];
-    return Array.from(ms, (time, i) => ({ op: this.graph.opName(i)!, ms: time, gbps: bytes[i]! / time / 1e6 }));
+    const { steps, bytes } = await this.#timed(inputs);
+    return Array.from(bytes, (n, i) => ({ op: this.graph.opName(i)!, ms: steps[i]!, gbps: n / steps[i]! / 1e6 }));
+  }
+
+  /** Milliseconds of a run as a whole, by the device's own clock. */
+  async time(inputs: Record<string, RunInput> = {}): Promise<number> {
+    return (await this.#timed(inputs)).steps.at(-1)!;
   }
 
   /** Gives back what the program holds on the device. */
@@ -115,6 +119,12 @@ export class Program {
 
   toString(): string {
     return String(this.graph);
+  }
+
+  /** Milliseconds of each step and, last, of the whole; bytes of each step. */
+  async #timed(inputs: Record<string, RunInput>): Promise<{ steps: Float64Array; bytes: Float64Array }> {
+    const [steps, bytes] = (await this.#start(inputs, {}, true)).slice(-2).map((buffer) => new Float64Array(buffer));
+    return { steps: steps!, bytes: bytes! };
   }
 
   #start(inputs: Record<string, RunInput>, { token, borrow = false }: RunOptions, profile: boolean) {
@@ -160,21 +170,43 @@ export interface FileIdentity {
 const loadDtypes: readonly Dtype[] = ['f32', 'f16', 'bf16'];
 
 export interface DeviceOptions {
+  /** `cpu`, the default, or `cuda:N`, the GPU of that number. */
+  name?: 'cpu' | `cuda:${number}`;
   /** CPU threads; by default one for each physical core that the process may use. */
   threads?: number;
+  /** On a GPU: false launches every step by itself instead of replaying the program as one graph. For debugging. */
+  graph?: boolean;
+  /** On a GPU: repeat every step on the CPU and fail at the first whose results differ (ERR_VERIFY). For debugging. */
+  verify?: boolean;
+}
+
+function openCard(ordinal: number, graph: boolean, verify: boolean): NativeDevice {
+  try {
+    return native().openCuda(ordinal, graph, verify);
+  } catch (error) {
+    const { code = 'ERR_INTERNAL', message } = error as Error & { code?: string };
+    throw new VLMambaError(code, `device cuda:${ordinal}: ${message}; use device 'cpu' or 'auto'`, { cause: error });
+  }
 }
 
 /** A device: a thread that does what it is asked in order, and the memory it works on. */
 export class Device {
-  readonly name = 'cpu';
+  readonly name: string;
   readonly handle: NativeDevice;
   readonly threads: number;
 
-  constructor({ threads = 0 }: DeviceOptions = {}) {
+  /** A GPU is opened by the first thing that is asked of it, which fails when that is not possible: see `openDevice`. */
+  constructor({ name = 'cpu', threads = 0, graph = true, verify = false }: DeviceOptions = {}) {
     if (!Number.isInteger(threads) || threads < 0 || threads > 1024)
       throw rangeError('ERR_ARG_THREADS', `threads must be an integer from 1 to 1024, got ${show(threads)}`);
+    this.name = name;
     this.threads = threads || native().machine().threads;
-    this.handle = native().open(threads);
+    this.handle = name === 'cpu' ? native().open(threads) : openCard(Number(name.slice('cuda:'.length)), graph, verify);
+  }
+
+  /** Whether this is a GPU: then activations may have the 16 bits of the weights, and long texts are read in long pieces. */
+  get cuda(): boolean {
+    return this.name !== 'cpu';
   }
 
   /** Zero-filled memory. */

@@ -6,11 +6,11 @@ import type { MambaState } from './nn/mamba_block.ts';
 import { sample } from './ops/index.ts';
 import { Graph } from './program.ts';
 import type { Sampling } from './sampling.ts';
-import { tensorOf } from './tensor.ts';
+import { type Tensor, tensorOf } from './tensor.ts';
 import type { LoadedWeights } from './weights.ts';
 
 /** Positions read by one run of a program: activations take memory for so many, however long the prompt is. */
-export const CHUNK = 256;
+const CHUNK = { cpu: 256, cuda: 2048 };
 /** States there is memory for at first; it doubles when more are needed at the same time. */
 const SLOTS = 8;
 /** Programs that are kept ready. */
@@ -76,6 +76,11 @@ export class Engine {
       ? await device.alloc(pictureRows(config) * config.text.hiddenSize * 4, 'embeds')
       : undefined;
     return new Engine(device, config, loaded, loaded.weights as VlMambaWeights, memory, embeds);
+  }
+
+  /** Positions that one run of a program reads at most. */
+  get chunk(): number {
+    return this.device.cuda ? CHUNK.cuda : CHUNK.cpu;
   }
 
   /** Bytes of recurrent state that a text has, however long it is. */
@@ -265,7 +270,7 @@ export class Engine {
 
   #program(batch: number, length: number, ending: Ending): Promise<Program> {
     const { weights, config } = this;
-    return this.#compiled(`${batch}×${length} ${ending}`, (g) => {
+    return this.#compiled(`${batch}×${length} ${ending}`, weights.language.layers[0]?.mixer.in_proj.weight, (g) => {
       const { hiddenSize: d, vocabSize: v } = config.text;
       const { slots: count, seen: marks, views } = this.#memory;
       const ids = g.input('ids', 'i32', [batch, length]);
@@ -287,20 +292,24 @@ export class Engine {
 
   #vision(): Promise<Program> {
     const { weights, config, embeds } = this;
-    return this.#compiled('vision', (g) => {
+    const { siglip, clip } = weights.vision!;
+    return this.#compiled('vision', (siglip ?? clip)!.embeddings.patch_embedding.weight, (g) => {
       const { imageSize: side, numChannels } = config.vision!;
       const image = g.input('image', 'f32', [1, numChannels, side, side]);
       g.place(pictureEmbeds(g, weights, image, config), embeds!);
     });
   }
 
-  /** A program recorded the first time it is asked for. The least recently used ones are let go. */
-  async #compiled(key: string, record: (g: Graph) => void): Promise<Program> {
+  /**
+   * A program recorded the first time it is asked for. On a GPU its activations have the dtype of `matrix`. The least
+   * recently used ones are let go.
+   */
+  async #compiled(key: string, matrix: Tensor | undefined, record: (g: Graph) => void): Promise<Program> {
     for (;;) {
       const programs = this.#programs;
       let program = programs.get(key);
       if (!program) {
-        const g = new Graph();
+        const g = new Graph(this.device.cuda ? matrix?.dtype : 'f32');
         record(g);
         program = this.device.compile(g);
         program.catch(() => programs.delete(key));

@@ -9,7 +9,15 @@ export { Generation } from './generation.ts';
 export { pull } from './hub/index.ts';
 export type { DownloadProgress, Pulled, PullOptions } from './hub/pull.ts';
 export type { ImageInput, RawPixels } from './image/preprocess.ts';
-export { type GenerateOptions, type LoadOptions, type LoadProgress, load, Model, type PromptOptions } from './model.ts';
+export {
+  type GenerateOptions,
+  type LoadOptions,
+  type LoadProgress,
+  load,
+  Model,
+  type PromptOptions,
+  type ReadProgress,
+} from './model.ts';
 export type { EagerOptions, TensorData } from './ops/eager.ts';
 export { ops } from './ops/index.ts';
 export type { SamplingOptions } from './sampling.ts';

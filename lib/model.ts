@@ -4,8 +4,8 @@ import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
 import { fingerprint } from './checkpoint/fingerprint.ts';
-import { CancelToken, Device } from './device.ts';
-import { cudaReason } from './devices.ts';
+import { CancelToken, type Device, type DeviceOptions } from './device.ts';
+import { checkDeviceName, type DeviceName, onDevice } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
 import { Generation } from './generation.ts';
@@ -25,11 +25,19 @@ import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
 import { loadWeights, planWeights } from './weights.ts';
 
-/** A model of the hub is downloaded, where it is not here already, and then its weights are read. */
-export type LoadProgress = DownloadProgress | { phase: 'read' /** Bytes of weights. */; loaded: number; total: number };
+export interface ReadProgress {
+  phase: 'read';
+  /** Bytes of weights. */
+  loaded: number;
+  total: number;
+}
+
+/** A model of the hub is downloaded, where it is not here already; then its weights are read. */
+export type LoadProgress = DownloadProgress | ReadProgress;
 
 export interface LoadOptions {
-  device?: 'auto' | 'cpu' | (string & {});
+  /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
   /** The dtype of the weights of products; `auto` keeps what the checkpoint stores. */
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16';
   /** CPU threads; by default one for each physical core. */
@@ -38,6 +46,9 @@ export interface LoadOptions {
   maxBatch?: number;
   /** Texts that may wait for that, 0 to 65536; 1024 by default. One more fails with ERR_QUEUE_FULL. */
   maxQueue?: number;
+  /** For debugging kernels on a GPU: see {@link DeviceOptions}. */
+  graph?: boolean;
+  verify?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -265,23 +276,26 @@ export class Model {
  *   ERR_CUDA_UNAVAILABLE, ERR_OUT_OF_MEMORY; a TypeError or RangeError with ERR_ARG_… for an argument; the signal's reason
  */
 export async function load(
-  name: string,
+  model: string,
   {
     device: where = 'auto',
     dtype = 'auto',
     threads,
     maxBatch = 64,
     maxQueue = 1024,
+    graph,
+    verify,
     signal,
     onProgress,
   }: LoadOptions = {},
 ): Promise<Model> {
-  checkLoadOptions(name, where, dtype);
+  checkLoadOptions(model, where, dtype);
+  const name = where as DeviceName;
   checkWhole('maxBatch', maxBatch, 1, 256);
   checkWhole('maxQueue', maxQueue, 0, 65_536);
   checkSignal('load', signal);
   signal?.throwIfAborted();
-  const { path, warnings: found } = await locate(name, { signal, onProgress });
+  const { path, warnings: found } = await locate(model, { signal, onProgress });
   await checkFolder(path);
   const config = await readConfig(path, { signal });
   const checkpoint = await openCheckpoint(path, { signal });
@@ -292,17 +306,26 @@ export async function load(
   const preprocess = config.vision && (await readPreprocessConfig(path, config.vision.imageSize));
   const plan = planWeights(checkpoint, vlMambaParams(config), unread);
   const total = [...plan.stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const device = new Device({ threads });
-  const token = new CancelToken(signal);
-  const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
-  const timer = onProgress && setInterval(report, PROGRESS_MS);
+  const print = fingerprint(checkpoint, config, signal);
+  print.catch(() => {});
+  const fill = async (device: Device): Promise<Engine> => {
+    const token = new CancelToken(signal);
+    const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
+    const timer = onProgress && setInterval(report, PROGRESS_MS);
+    try {
+      const loaded = await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+      report();
+      return await Engine.create(device, config, loaded);
+    } finally {
+      clearInterval(timer);
+      token.release();
+    }
+  };
+  const { result: engine, passedOver } = await onDevice(name, { threads, graph, verify }, fill).catch((error) => {
+    signal?.throwIfAborted();
+    throw error;
+  });
   try {
-    const [loaded, print] = await Promise.all([
-      loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token }),
-      fingerprint(checkpoint, config, signal),
-    ]);
-    report();
-    const engine = await Engine.create(device, config, loaded);
     const scheduler = new Scheduler(engine, { maxBatch, maxQueue });
     const warnings = [
       ...found,
@@ -311,26 +334,19 @@ export async function load(
       ...defaults.warnings,
       ...tokenizer.warnings,
     ];
-    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: print };
-    return new Model(new Runtime(parts), warnings);
+    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: await print };
+    return new Model(new Runtime(parts), [...warnings, ...passedOver]);
   } catch (error) {
-    await device.dispose();
+    await engine.dispose();
     signal?.throwIfAborted();
     throw error;
-  } finally {
-    clearInterval(timer);
-    token.release();
   }
 }
 
-function checkLoadOptions(name: unknown, device: unknown, dtype: unknown): void {
-  if (typeof name !== 'string' || name === '')
-    throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(name)}`);
-  if (device !== 'auto' && device !== 'cpu') {
-    if (typeof device === 'string' && /^cuda(:\d+)?$/.test(device))
-      throw new VLMambaError('ERR_CUDA_UNAVAILABLE', `device ${device}: ${cudaReason}; use device 'cpu' or 'auto'`);
-    throw rangeError('ERR_ARG_DEVICE', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got ${show(device)}`);
-  }
+function checkLoadOptions(model: unknown, device: unknown, dtype: unknown): void {
+  if (typeof model !== 'string' || model === '')
+    throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(model)}`);
+  checkDeviceName(device);
   if (!['auto', 'f32', 'bf16', 'f16'].includes(dtype as string))
     throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16' or 'f16', got ${show(dtype)}`);
 }

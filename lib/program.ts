@@ -127,6 +127,17 @@ export class Graph {
   readonly #values: Value[] = [];
   readonly #steps: Step[] = [];
 
+  /**
+   * @param activations what norms and products write, and so what is read between the weights: f32, or on a GPU the 16 bits
+   *   of the weights. States, the residual stream, A and delta are f32 all the same.
+   */
+  constructor(readonly activations: Dtype = 'f32') {}
+
+  /** The dtypes that an activation may have. */
+  get floats(): readonly Dtype[] {
+    return this.activations === 'f32' ? ['f32'] : ['f32', this.activations];
+  }
+
   /** A tensor that the caller fills at every run. */
   input(name: string, dtype: Dtype, shape: readonly number[]): Tensor {
     const tensor = this.empty(dtype, shape);

@@ -1,5 +1,6 @@
 import type { GenerationConfig, ModelConfig } from './checkpoint/config.ts';
-import { CancelToken } from './device.ts';
+import { CancelToken, type Device } from './device.ts';
+import { sharedDevice } from './devices.ts';
 import type { Engine } from './engine.ts';
 import { checkSignal, rangeError, VLMambaError } from './errors.ts';
 import type { GenerateResult } from './generation.ts';
@@ -60,6 +61,9 @@ export interface Parts {
 
 const MAX_IMAGES = 16;
 
+/** Where pictures are resized: on a CPU, whose bytes are the reference's; what goes to a GPU is the small result. */
+const cpu = async (device: Device): Promise<Device> => (device.cuda ? sharedDevice('cpu') : device);
+
 export function checkCount(prompt: ReadPrompt): ReadPrompt {
   if (prompt.images.length > MAX_IMAGES)
     throw rangeError('ERR_PROMPT_IMAGES', `a prompt can hold ${MAX_IMAGES} pictures, got ${prompt.images.length}`);
@@ -94,7 +98,7 @@ export class Runtime {
     const { preprocess, engine } = this.parts;
     if (!preprocess)
       throw new VLMambaError('ERR_NO_VISION', 'this checkpoint only reads text: it has no vision_config');
-    return pixels(image, preprocess, { resize: resizeOn(engine.device), signal });
+    return pixels(image, preprocess, { resize: resizeOn(await cpu(engine.device)), signal });
   }
 
   /** A text that goes on from a memory, or a new one; waits until it may be worked on. */

@@ -1,10 +1,7 @@
 import { CancelToken } from './device.ts';
-import { CHUNK, type Ending, type Engine, type Outcome } from './engine.ts';
+import type { Ending, Engine, Outcome } from './engine.ts';
 import { VLMambaError } from './errors.ts';
 import type { Sampling } from './sampling.ts';
-
-/** Positions of a piece while others write; texts with less to read than that share a turn. */
-const PIECE = CHUNK / 4;
 
 /** A text that is being read or written. */
 export interface Task {
@@ -154,6 +151,11 @@ export class Scheduler {
     }
   }
 
+  /** Positions of a piece while others write; texts with less to read than that share a turn. */
+  get #piece(): number {
+    return this.engine.chunk / 4;
+  }
+
   /** Takes the texts of the next turn out of the queue. */
   #next(): Turn {
     const drawing = this.#queue.filter(({ task }) => task.ids.length === 1 && task.ending !== 'none');
@@ -161,7 +163,7 @@ export class Scheduler {
     this.#alternate = !this.#alternate;
     const turn =
       reading.length > 0 && (this.#alternate || drawing.length === 0)
-        ? this.#read(reading, drawing.length > 0 ? PIECE : CHUNK)
+        ? this.#read(reading, drawing.length > 0 ? this.#piece : this.engine.chunk)
         : this.#draw(drawing);
     const taken = new Set(turn.entries);
     this.#queue.splice(0, this.#queue.length, ...this.#queue.filter((entry) => !taken.has(entry)));
@@ -182,10 +184,11 @@ export class Scheduler {
     const [first] = reading as [Entry];
     const ahead = ({ task }: Entry) => task.ids.length - (task.ending === 'none' ? 0 : 1);
     const token = new CancelToken();
-    if (ahead(first) < PIECE) {
+    const short = this.#piece;
+    if (ahead(first) < short) {
       const length = powerOfTwo(ahead(first));
-      const alike = reading.filter((entry) => ahead(entry) >= length && ahead(entry) < PIECE);
-      const count = powerOfTwo(Math.min(alike.length, this.#options.maxBatch, CHUNK / length));
+      const alike = reading.filter((entry) => ahead(entry) >= length && ahead(entry) < short);
+      const count = powerOfTwo(Math.min(alike.length, this.#options.maxBatch, this.engine.chunk / length));
       if (count > 1) return { entries: alike.slice(0, count), length, ending: 'none', token };
     }
     const { ids, ending } = first.task;

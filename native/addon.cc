@@ -4,9 +4,11 @@
 #include <system_error>
 
 #include "cpu.h"
+#include "cuda_loader.h"
 #include "load.h"
 #include "node_device.h"
 #include "ops.h"
+#include "verify.h"
 
 namespace vlm {
 namespace {
@@ -135,6 +137,56 @@ Napi::Value Open(const CallbackInfo& info) {
   if (threads > 1024) bad(info, 0, "at most 1024 threads");
   return handle(info.Env(), NodeDevice::open(info.Env(), open_cpu(threads ? int(threads) : default_threads())));
 }
+
+// openCuda(ordinal, graph, verify) → device. Its first job opens the card. graph: programs are captured and replayed;
+// verify: every step is checked against the CPU
+Napi::Value OpenCuda(const CallbackInfo& info) {
+  const int64_t ordinal = integer(info, 0);
+  if (ordinal > 1 << 20) bad(info, 0, "a GPU's number");
+  const bool checked = info[2].ToBoolean();
+  Failure failure;
+  auto backend = open_cuda(static_cast<int>(ordinal), info[1].ToBoolean() && !checked, failure);
+  if (!backend) throw to_js(info.Env(), failure.code, failure.message);
+  return handle(info.Env(), NodeDevice::open(info.Env(), checked ? verify(std::move(backend)) : std::move(backend)));
+}
+
+// cudaSurvey() → promise of { reason, driver, cards: [{ name, arch, memory, reason }] }
+class SurveyWorker final : public Napi::AsyncWorker {
+ public:
+  explicit SurveyWorker(Napi::Env env) : AsyncWorker(env), deferred(Napi::Promise::Deferred::New(env)) {}
+  const Napi::Promise::Deferred deferred;
+
+  static Napi::Object result(Napi::Env env) {
+    const CudaSurvey& found = cuda_survey();
+    auto survey = Napi::Object::New(env);
+    survey.Set("reason", found.reason);
+    survey.Set("driver", found.driver);
+    auto cards = Napi::Array::New(env);
+    for (const CudaCard& card : found.cards) {
+      auto entry = Napi::Object::New(env);
+      entry.Set("name", card.name);
+      entry.Set("arch", card.arch);
+      entry.Set("memory", static_cast<double>(card.memory));
+      entry.Set("reason", card.reason);
+      cards.Set(cards.Length(), entry);
+    }
+    survey.Set("cards", cards);
+    return survey;
+  }
+
+ protected:
+  void Execute() override { cuda_survey(); }
+  void OnOK() override { deferred.Resolve(result(Env())); }
+  void OnError(const Napi::Error& error) override { deferred.Reject(error.Value()); }
+};
+Napi::Value Survey(const CallbackInfo& info) {
+  auto* worker = new SurveyWorker(info.Env());
+  const auto promise = worker->deferred.Promise();
+  worker->Queue();
+  return promise;
+}
+// cudaSurveySync() → the same, at once: the driver's start takes some hundred milliseconds the first time
+Napi::Value SurveySync(const CallbackInfo& info) { return SurveyWorker::result(info.Env()); }
 
 // close(device) → promise
 Napi::Value Close(const CallbackInfo& info) { return pointer<NodeDevice>(info, 0)->close(info.Env()); }
@@ -306,7 +358,7 @@ struct Run {
 };
 
 // run(device, program, inputs, token, borrow, profile) → promise of ArrayBuffers, one for each output; with profile,
-// two more: Float64Arrays' bytes of milliseconds and of bytes moved for each step. The inputs are copied before the call
+// two more: Float64Arrays' bytes of milliseconds (each step's, then the whole run's) and of bytes moved for each step. The inputs are copied before the call
 // returns, or, with borrow, read in place until the promise settles.
 Napi::Value RunProgram(const CallbackInfo& info) {
   const auto node = pointer<NodeDevice>(info, 0);
@@ -333,7 +385,7 @@ Napi::Value RunProgram(const CallbackInfo& info) {
     }
   }
   for (int32_t id : program.outputs) run->outputs.emplace_back(program.tensors[id].bytes);
-  if (profile) run->ms.resize(program.steps.size());
+  if (profile) run->ms.resize(program.steps.size() + 1);
   return node->post(
       info.Env(), token_or_null(info, 3),
       [run, executable](Job& job) {
@@ -352,7 +404,7 @@ Napi::Value RunProgram(const CallbackInfo& info) {
         for (const auto& out : run->outputs) add(out.data(), out.size());
         if (!run->ms.empty()) {
           std::vector<double> traffic;
-          for (size_t s = 0; s < run->ms.size(); s++)
+          for (size_t s = 0; s + 1 < run->ms.size(); s++)
             traffic.push_back(static_cast<double>(executable->program().traffic(static_cast<int>(s))));
           add(run->ms.data(), run->ms.size() * sizeof(double));
           add(traffic.data(), traffic.size() * sizeof(double));
@@ -383,6 +435,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("schema", Napi::Function::New<guarded<Schema>>(env));
   exports.Set("machine", Napi::Function::New<guarded<Machine>>(env));
   exports.Set("open", Napi::Function::New<guarded<Open>>(env));
+  exports.Set("openCuda", Napi::Function::New<guarded<OpenCuda>>(env));
+  exports.Set("cudaSurvey", Napi::Function::New<guarded<Survey>>(env));
+  exports.Set("cudaSurveySync", Napi::Function::New<guarded<SurveySync>>(env));
   exports.Set("close", Napi::Function::New<guarded<Close>>(env));
   exports.Set("token", Napi::Function::New<guarded<MakeToken>>(env));
   exports.Set("cancel", Napi::Function::New<guarded<Cancel>>(env));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 #include <set>
 #include <string>
 #include <thread>
@@ -32,6 +33,7 @@ int64_t traffic(const Step& step) {
 
 struct Executable {
   std::vector<PreparedStep> steps;
+  std::vector<Port> inputs, outputs;
   size_t scratch = 0;
 };
 
@@ -58,30 +60,38 @@ class Cpu final : public Backend {
     return true;
   }
 
-  void* compile(const Step* steps, int count, Failure& failure) override {
-    int s = 0;
+  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
+                Failure& failure) override {
+    size_t s = 0;
     try {
       auto made = std::make_unique<Executable>();
-      made->steps.reserve(count);
-      for (; s < count; s++) {
+      made->inputs.assign(inputs.begin(), inputs.end());
+      made->outputs.assign(outputs.begin(), outputs.end());
+      made->steps.reserve(steps.size());
+      for (; s < steps.size(); s++) {
         const Op& op = kOps[steps[s].op];
         made->scratch = std::max(made->scratch, op.prepare(steps[s], pool_.size()));
         made->steps.push_back({steps[s], op.kernel(detect_isa()), traffic(steps[s]) < kSoloBytes});
       }
       return made.release();
     } catch (const Error& e) {
-      failure.set(e.code.c_str(), e.what(), s);
+      failure.set(e.code.c_str(), e.what(), static_cast<int>(s));
     } catch (const std::bad_alloc&) {
-      failure.set("ERR_OUT_OF_MEMORY", "no memory left for the program", s);
+      failure.set("ERR_OUT_OF_MEMORY", "no memory left for the program", static_cast<int>(s));
     }
     return nullptr;
   }
   void destroy(void* executable) override { delete static_cast<Executable*>(executable); }
 
-  bool run(void* executable, const std::atomic<bool>& cancel, double* ms, Failure& failure) override {
+  bool run(void* executable, const void* const* inputs, void* const* outputs, const std::atomic<bool>& cancel,
+           double* ms, Failure& failure) override {
     const auto& program = *static_cast<Executable*>(executable);
     if (program.scratch > scratch_bytes_ && !grow_scratch(program.scratch, failure)) return false;
-    return pool_.run(program.steps, static_cast<std::byte*>(scratch_), cancel, ms, failure);
+    for (const Port& port : program.inputs) move(port.memory, *inputs++, port.bytes);
+    if (!pool_.run(program.steps, static_cast<std::byte*>(scratch_), cancel, ms, failure)) return false;
+    if (ms) ms[program.steps.size()] = std::accumulate(ms, ms + program.steps.size(), 0.0);
+    for (const Port& port : program.outputs) move(*outputs++, port.memory, port.bytes);
+    return true;
   }
 
  private:

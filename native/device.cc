@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ops.h"
+
 namespace vlm {
 
 Device::Device(std::unique_ptr<Backend> backend, Done done) : backend_(std::move(backend)), done_(std::move(done)) {
@@ -37,31 +39,14 @@ void Device::join() {
 }
 
 void Device::loop() {
-  for (;;) {
-    std::unique_ptr<Job> job;
-    bool refuse;
-    {
-      std::unique_lock lock(lock_);
-      wake_.wait(lock, [&] { return shut_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      job = queue_.pop();
-      refuse = shut_;
-      current_ = job->token;
-    }
-    if (refuse) {
-      job->failure.set("ERR_DISPOSED", "the device was disposed");
-    } else if (job->token->cancelled) {
-      job->failure.set("ERR_CANCELLED", "the run was cancelled");
-    } else {
-      try {
-        job->ok = job->work(*job);
-      } catch (const Error& e) {
-        job->failure.set(e.code.c_str(), e.what(), e.step);
-      } catch (const std::bad_alloc&) {
-        job->failure.set("ERR_OUT_OF_MEMORY", "no memory left");
-      } catch (const std::exception& e) {
-        job->failure.set("ERR_INTERNAL", e.what());
-      }
+  Failure unusable;
+  const bool started = backend_->start(unusable);
+  while (auto job = next()) {
+    if (!job->failure.code[0]) {
+      if (started)
+        work(*job);
+      else
+        job->failure = unusable;
     }
     {
       std::lock_guard lock(lock_);
@@ -70,6 +55,33 @@ void Device::loop() {
         job->failure.set("ERR_DISPOSED", "the device was disposed");
     }
     done_(std::move(job));
+  }
+  backend_->stop();
+}
+
+// Null when the device was shut and nothing waits any more. A job that is not to be done has its failure already.
+std::unique_ptr<Job> Device::next() {
+  std::unique_lock lock(lock_);
+  wake_.wait(lock, [&] { return shut_ || !queue_.empty(); });
+  std::unique_ptr<Job> job = queue_.pop();
+  if (!job) return job;
+  current_ = job->token;
+  if (shut_)
+    job->failure.set("ERR_DISPOSED", "the device was disposed");
+  else if (job->token->cancelled)
+    job->failure.set("ERR_CANCELLED", "the run was cancelled");
+  return job;
+}
+
+void Device::work(Job& job) {
+  try {
+    job.ok = job.work(job);
+  } catch (const Error& e) {
+    job.failure.set(e.code.c_str(), e.what(), e.step);
+  } catch (const std::bad_alloc&) {
+    job.failure.set("ERR_OUT_OF_MEMORY", "no memory left");
+  } catch (const std::exception& e) {
+    job.failure.set("ERR_INTERNAL", e.what());
   }
 }
 
@@ -104,23 +116,29 @@ bool Executable::prepare(Failure& failure) {
   compiled_ = nullptr;
   bound_to_ = device_->arena();
   program_->bind(bound_to_);
-  compiled_ = device_->backend().compile(program_->steps.data(), static_cast<int>(program_->steps.size()), failure);
+  for (size_t s = 0; s < program_->steps.size(); s++) {
+    try {
+      check_step(program_->steps[s]);
+    } catch (const Error& e) {
+      failure.set(e.code.c_str(), e.what(), static_cast<int>(s));
+      return false;
+    }
+  }
+  const auto ports = [&](const std::vector<int32_t>& tensors) {
+    std::vector<Port> list;
+    for (const int32_t id : tensors) {
+      const auto& t = program_->tensors[id];
+      list.push_back({t.arg.data, static_cast<size_t>(t.bytes)});
+    }
+    return list;
+  };
+  compiled_ = device_->backend().compile(program_->steps, ports(program_->inputs), ports(program_->outputs), failure);
   return compiled_ != nullptr;
 }
 
 bool Executable::run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                      const std::atomic<bool>& cancel, double* ms, Failure& failure) {
-  if (!prepare(failure)) return false;
-  for (size_t i = 0; i < inputs.size(); i++) {
-    const auto& t = program_->tensors[program_->inputs[i]];
-    if (!device_->backend().write(t.arg.data, inputs[i], t.bytes, failure)) return false;
-  }
-  if (!device_->backend().run(compiled_, cancel, ms, failure)) return false;
-  for (size_t i = 0; i < outputs.size(); i++) {
-    const auto& t = program_->tensors[program_->outputs[i]];
-    if (!device_->backend().read(outputs[i], t.arg.data, t.bytes, failure)) return false;
-  }
-  return true;
+  return prepare(failure) && device_->backend().run(compiled_, inputs.data(), outputs.data(), cancel, ms, failure);
 }
 
 }  // namespace vlm

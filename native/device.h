@@ -81,6 +81,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
  private:
   void loop();
+  std::unique_ptr<Job> next();
+  void work(Job&);
 
   std::unique_ptr<Backend> backend_;
   Done done_;
@@ -95,7 +97,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::thread thread_;
 };
 
-// A program on a device. All members are used on the device's thread only.
+// A program on a device. All members but the destructor are used on the device's thread only.
 class Executable {
  public:
   Executable(std::shared_ptr<Device> device, std::unique_ptr<Program> program)

@@ -27,4 +27,10 @@ struct Op {
 extern const Op kOps[];
 extern const int kOpCount;
 
+// Whether an input is the one that ops.def calls weight: it may be f16 or bf16 on every device.
+bool is_weight(const Step&, int input);
+// Throws Error when the tensors of a step do not fit together, on any device: activations may be f16 or bf16, which the
+// CPU refuses when it prepares the step and the CUDA library takes where it has the kernel.
+void check_step(const Step&);
+
 }  // namespace vlm

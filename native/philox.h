@@ -6,12 +6,14 @@
 #include <bit>
 #include <cstdint>
 
+#include "step.h"
+
 namespace vlm {
 
 // The first of the four words of Philox-4x32-10 (Salmon, Moraes, Dror & Shaw 2011, §3.3) for the counter
 // {c0, c1, c2, c3}. Unrolled by recursion: compilers do not vectorize a loop around a loop.
 template <int Rounds = 10>
-inline uint32_t philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2 = 0, uint32_t c3 = 0) {
+VLM_HD inline uint32_t philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2 = 0, uint32_t c3 = 0) {
   if constexpr (Rounds == 0) {
     return c0;
   } else {
@@ -23,14 +25,14 @@ inline uint32_t philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, u
 }
 
 // The top 24 bits as a number strictly between 0 and 1: n / 2^24, and half a step where n is 0.
-inline float unit_interval(uint32_t word) {
+VLM_HD inline float unit_interval(uint32_t word) {
   const uint32_t halves = word >> 8 << 1 | (word < 256);
   return static_cast<float>(static_cast<int32_t>(halves)) * 0x1p-25f;
 }
 
 // log x for a positive, normal x. x = m 2^e with m in [sqrt 1/2, sqrt 2); log m = 2 atanh(s), s = (m - 1) / (m + 1),
 // whose relative error stays small where m is near 1.
-inline float natural_log(float x) {
+VLM_HD inline float natural_log(float x) {
   const int32_t bits = std::bit_cast<int32_t>(x), e = (bits - 0x3f3504f3) >> 23;
   const float m = std::bit_cast<float>(bits - e * (1 << 23)), s = (m - 1.f) / (m + 1.f), q = s * s;
   float p = q * (2.f / 9) + 2.f / 7;
@@ -42,6 +44,6 @@ inline float natural_log(float x) {
 }
 
 // A standard Gumbel number: argmax of logit + gumbel draws from softmax(logit) (Gumbel 1954; Maddison et al. 2014, §2).
-inline float gumbel(uint32_t word) { return -natural_log(-natural_log(unit_interval(word))); }
+VLM_HD inline float gumbel(uint32_t word) { return -natural_log(-natural_log(unit_interval(word))); }
 
 }  // namespace vlm

@@ -5,6 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
+// In front of a function that kernels call as well.
+#ifdef __CUDACC__
+#define VLM_HD __host__ __device__
+#else
+#define VLM_HD
+#endif
+
 namespace vlm {
 
 enum class Dtype : int32_t { f32, f16, bf16, i32, u8 };

@@ -1,6 +1,8 @@
 import { suite as uvuSuite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Device, type RunInput } from '../lib/device.ts';
+import { load as loadAnywhere } from '../lib/model.ts';
+import { ops as allOps } from '../lib/ops/index.ts';
 import { Graph } from '../lib/program.ts';
 import type { Dtype, Tensor } from '../lib/tensor.ts';
 
@@ -63,13 +65,30 @@ export async function failure(
   throw new Error('expected an error, nothing was thrown');
 }
 
+/** What the tests that hold on any device run on: test/run.ts says it. */
+export const testDevice = process.env.VL_MAMBA_TEST_DEVICE === 'cuda' ? 'cuda:0' : 'cpu';
+export const onCuda = testDevice !== 'cpu';
+
 const open = new Map<number, Device>();
 
-/** A CPU device with a given number of threads, shared by a test file. */
+/** The device under test, on a CPU with a given number of threads, shared by a test file. */
 export function device(threads = 2): Device {
-  if (!open.has(threads)) open.set(threads, new Device({ threads }));
-  return open.get(threads)!;
+  const key = onCuda ? 0 : threads;
+  if (!open.has(key)) open.set(key, new Device({ name: testDevice, threads: key }));
+  return open.get(key)!;
 }
+
+/** An eager op, on the device under test unless a test says otherwise. */
+export const onDevice = <F extends (inputs: never, options: never) => unknown>(op: F): F =>
+  ((inputs: never, options?: object) => op(inputs, { device: device(), ...options } as never)) as unknown as F;
+
+/** The eager ops, each so. */
+export const ops = Object.fromEntries(
+  Object.entries(allOps).map(([name, op]) => [name, onDevice(op as never)]),
+) as unknown as typeof allOps;
+
+/** load(), on the device under test unless a test says otherwise. */
+export const load: typeof loadAnywhere = (path, options) => loadAnywhere(path, { device: testDevice, ...options });
 
 export interface Argument {
   dtype?: Dtype;

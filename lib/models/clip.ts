@@ -30,6 +30,6 @@ export function clipParams(prefix: string, config: VisionConfig, layers: number)
 export function clip(g: Graph, w: Loaded<ReturnType<typeof clipParams>>, image: Tensor, config: VisionConfig): Tensor {
   const { class_embedding: classEmbedding, patch_embedding, position_embedding: position } = w.embeddings;
   const x = patchEmbed(g, { image, ...patch_embedding, position, classEmbedding }).y;
-  const h = layerNorm(g, { x, ...w.pre_layrnorm }, { eps: config.layerNormEps }).y;
+  const h = layerNorm(g, { x, ...w.pre_layrnorm }, { eps: config.layerNormEps, dtype: 'f32' }).y;
   return w.layers.reduce((h, layer) => vitLayer(g, layer, h, config), h);
 }

@@ -68,15 +68,16 @@ export function connector(
       : rmsNorm(g, inputs, { eps }).y;
   };
   const mlp = (x: Tensor) =>
-    linear(g, { x: linear(g, { x, ...w.linear_1 }, { activation: hiddenAct }).y, ...w.linear_2 }).y;
+    linear(g, { x: linear(g, { x, ...w.linear_1 }, { activation: hiddenAct }).y, ...w.linear_2 }, { dtype: 'f32' }).y;
   switch (type) {
     case 'mlp':
       return mlp(features);
     case 'vss-mlp':
       return mlp(scanned(features, features));
     case 'vss-l2': {
-      const v = linear(g, { x: features, ...w.linear_1 }).y;
-      return linear(g, { x: scanned(activation(g, { x: v }, { activation: hiddenAct }).y, v), ...w.linear_2 }).y;
+      const v = linear(g, { x: features, ...w.linear_1 }, { dtype: 'f32' }).y;
+      const h = scanned(activation(g, { x: v }, { activation: hiddenAct }).y, v);
+      return linear(g, { x: h, ...w.linear_2 }, { dtype: 'f32' }).y;
     }
   }
 }

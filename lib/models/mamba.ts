@@ -75,5 +75,5 @@ export function mamba(
 export function head(g: Graph, w: Weights, h: Tensor, { layerNormEps: eps, hiddenSize: d }: TextConfig): Tensor {
   const [b, l] = h.shape as [number, number, number];
   const last = rmsNorm(g, { x: slice(h, 1, l - 1, l), ...w.norm_f }, { eps }).y;
-  return linear(g, { x: reshape(last, [b, d]), ...(w.lm_head ?? w.embeddings) }).y;
+  return linear(g, { x: reshape(last, [b, d]), ...(w.lm_head ?? w.embeddings) }, { dtype: 'f32' }).y;
 }

@@ -76,8 +76,9 @@ export function mambaBlock(
     { x: channels(slice(xz, 2, 0, e)), ...w.conv1d, initialState: state.conv, slots, finalState: state.conv },
     { activation: 'silu' },
   ).y;
-  const dbc = linear(g, { x: channels(conv), ...w.x_proj }).y;
-  const dt = linear(g, { x: slice(dbc, 2, 0, r), weight: w.dt_proj.weight }).y;
+  // What decides how fast a state fades stays f32 where activations are 16 bits wide.
+  const dbc = linear(g, { x: channels(conv), ...w.x_proj }, { dtype: 'f32' }).y;
+  const dt = linear(g, { x: slice(dbc, 2, 0, r), weight: w.dt_proj.weight }, { dtype: 'f32' }).y;
   const group = (begin: number) => unsqueeze(channels(slice(dbc, 2, begin, begin + n)), 1);
   const y = selectiveScan(
     g,

@@ -58,7 +58,7 @@ export function vss(
   // [b, k, e, l] by name, [b, k, l, e] in memory: each direction's result at its patch's place.
   const conv = causalConv1d2d(g, { x: channels(slice(xz, 2, 0, e)), ...w.conv1d }, { ...grid, activation: 'silu' }).y;
   const project = (x: Tensor, weight: Tensor, to: number): Tensor => {
-    if (weights === 'shared') return linear(g, { x, weight }).y;
+    if (weights === 'shared') return linear(g, { x, weight }, { dtype: 'f32' }).y;
     const y = g.empty('f32', x.shape.with(-1, to));
     for (let k = 0; k < x.shape[1]!; k++)
       linear(g, { x: index(x, 1, k), weight: index(weight, 0, k), y: index(y, 1, k) });

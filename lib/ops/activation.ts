@@ -11,8 +11,8 @@ export function activation(
   { x }: { /** [rows…, d] f32 */ x: Tensor },
   { activation = 'gelu' }: { activation?: Activation } = {},
 ): { y: Tensor } {
-  expectDtype('activation', 'x', x, 'f32');
-  const y = g.empty('f32', x.shape);
+  expectDtype('activation', 'x', x, ...g.floats);
+  const y = g.empty(x.dtype, x.shape);
   g.push('activation', { x }, { y }, { activation });
   return { y };
 }

@@ -17,7 +17,7 @@ export interface AttentionInputs {
  */
 export function attention(g: Graph, { q, k, v }: AttentionInputs, { scale }: { scale?: number } = {}): { y: Tensor } {
   const op = 'attention';
-  for (const [name, tensor] of Object.entries({ q, k, v })) expectDtype(op, name, tensor, 'f32');
+  for (const [name, tensor] of Object.entries({ q, k, v })) expectDtype(op, name, tensor, ...g.floats);
   const [b, , h, dh] = expectRank(op, 'q', q, 'b,l,h,dh') as [number, number, number, number];
   const [, m] = expectRank(op, 'k', k, 'b,m,h,dh') as [number, number];
   expectShape(op, 'k', k, 'b,m,h,dh', [b, -1, h, dh]);
@@ -25,7 +25,7 @@ export function attention(g: Graph, { q, k, v }: AttentionInputs, { scale }: { s
   expect(op, m > 0 || numel(q.shape) === 0, `k and v must have at least one row, got ${describe(k)}`);
   const factor = scale ?? Math.max(dh, 1) ** -0.5;
   expect(op, Number.isFinite(factor), `scale must be finite, got ${factor}`);
-  const y = g.empty('f32', q.shape);
+  const y = g.empty(q.dtype, q.shape);
   g.push(op, { q, k, v }, { y }, { scale: factor });
   return { y };
 }

@@ -28,7 +28,8 @@ export function causalConv1d(
   { activation = null }: { activation?: 'silu' | null } = {},
 ): { y: Tensor; finalState: Tensor } {
   const op = 'causal_conv1d';
-  for (const [name, tensor] of Object.entries({ x, weight, bias, initialState, finalState }))
+  expectDtype(op, 'x', x, ...g.floats);
+  for (const [name, tensor] of Object.entries({ weight, bias, initialState, finalState }))
     expectDtype(op, name, tensor, 'f32');
   expectDtype(op, 'slots', slots, 'i32');
   const [b, d] = expectRank(op, 'x', x, 'b,d,l') as [number, number];
@@ -46,7 +47,7 @@ export function causalConv1d(
     !slots || !initialState || initialState.shape[0] === finalState?.shape[0],
     `initialState and finalState must have the same number of slots, got ${initialState?.shape[0]} and ${finalState?.shape[0]}`,
   );
-  const y = g.empty('f32', x.shape, stridesLike(x));
+  const y = g.empty(x.dtype, x.shape, stridesLike(x));
   const last = finalState ?? g.empty('f32', [b, d, w - 1]);
   g.push(
     op,

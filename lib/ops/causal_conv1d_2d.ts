@@ -23,7 +23,8 @@ export function causalConv1d2d(
   { scan, height, width, activation = null }: Grid & { activation?: 'silu' | null },
 ): { y: Tensor } {
   const op = 'causal_conv1d_2d';
-  for (const [name, tensor] of Object.entries({ x, weight, bias })) expectDtype(op, name, tensor, 'f32');
+  for (const [name, tensor] of Object.entries({ x })) expectDtype(op, name, tensor, ...g.floats);
+  for (const [name, tensor] of Object.entries({ weight, bias })) expectDtype(op, name, tensor, 'f32');
   const k = scanDirections(op, scan);
   const [b, d, l] = expectRank(op, 'x', x, 'b,d,l') as [number, number, number];
   expectGrid(op, { scan, height, width }, l);
@@ -33,7 +34,7 @@ export function causalConv1d2d(
   expect(op, w >= 2 && w <= 4, `weight must have 2 to 4 taps, got ${w}`);
   if (bias?.shape.length === 1) expectShape(op, 'bias', bias, 'd', [d]);
   else expectShape(op, 'bias', bias, 'k,d', [k, d]);
-  const y = g.empty('f32', [b, k, d, l], [k * d * l, d * l, ...stridesLike(x).slice(1)]);
+  const y = g.empty(x.dtype, [b, k, d, l], [k * d * l, d * l, ...stridesLike(x).slice(1)]);
   g.push(op, { x, weight, bias }, { y }, { scan, height, width, activation: activation ?? 'none' });
   return { y };
 }

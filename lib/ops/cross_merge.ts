@@ -14,11 +14,11 @@ export function crossMerge(
   { scan = 'bsm', height, width }: Omit<Grid, 'scan'> & { scan?: Grid['scan'] },
 ): { y: Tensor } {
   const op = 'cross_merge';
-  expectDtype(op, 'ys', ys, 'f32');
+  expectDtype(op, 'ys', ys, ...g.floats);
   const [b, , c, l] = expectRank(op, 'ys', ys, 'b,k,c,h·w') as [number, number, number, number];
   expectShape(op, 'ys', ys, 'b,k,c,h·w', [b, scanDirections(op, scan), c, l]);
   expectGrid(op, { scan, height, width }, l);
-  const y = g.empty('f32', [b, c, height, width]);
+  const y = g.empty(ys.dtype, [b, c, height, width]);
   g.push(op, { ys }, { y }, { scan });
   return { y };
 }

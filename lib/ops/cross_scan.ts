@@ -14,9 +14,9 @@ export function crossScan(
   { scan = 'bsm' }: { scan?: Scan } = {},
 ): { xs: Tensor } {
   const op = 'cross_scan';
-  expectDtype(op, 'x', x, 'f32');
+  expectDtype(op, 'x', x, ...g.floats);
   const [b, c, h, w] = expectRank(op, 'x', x, 'b,c,h,w') as [number, number, number, number];
-  const xs = g.empty('f32', [b, scanDirections(op, scan), c, h * w]);
+  const xs = g.empty(x.dtype, [b, scanDirections(op, scan), c, h * w]);
   g.push(op, { x }, { xs }, { scan });
   return { xs };
 }

@@ -1,4 +1,5 @@
 import { Device, type RunInput, type RunOutput } from '../device.ts';
+import { checkDeviceName, type DeviceName, sharedDevice } from '../devices.ts';
 import { checkSignal, rangeError, show, typeError } from '../errors.ts';
 import { Graph, opTable } from '../program.ts';
 import { type Dtype, numel, type Tensor } from '../tensor.ts';
@@ -12,7 +13,7 @@ export interface TensorData<T extends RunInput = RunInput> {
 
 /** What every eager op takes besides its own options. */
 export interface EagerOptions {
-  device?: 'auto' | 'cpu' | Device;
+  device?: DeviceName | Device;
   signal?: AbortSignal;
 }
 
@@ -21,18 +22,19 @@ type Arguments<I> = { [K in keyof I]: I[K] extends Tensor ? TensorData : TensorD
 type Options<O> = undefined extends O
   ? [options?: NonNullable<O> & EagerOptions]
   : [options: NonNullable<O> & EagerOptions];
-type Results<R> = { [K in keyof R]: { data: Float32Array; shape: number[] } };
+/** On a GPU, results of 16-bit activations are Uint16Arrays of their bits, with their `dtype`. */
+type Results<R> = { [K in keyof R]: { data: Float32Array; shape: number[]; dtype?: 'f16' | 'bf16' } };
 
-let shared: Device | undefined;
-
-/** The device eager ops run on unless told otherwise: opened once, on all cores; it doesn't keep the process alive. */
-function device(which: EagerOptions['device']): Device {
+/** The device eager ops run on. */
+const deviceOf = async (which: EagerOptions['device'] = 'auto'): Promise<Device> => {
   if (which instanceof Device) return which;
-  if (which !== undefined && which !== 'auto' && which !== 'cpu')
-    throw rangeError('ERR_ARG_DEVICE', `device must be 'auto', 'cpu' or a Device, got ${show(which)}`);
-  shared ??= new Device();
-  return shared;
-}
+  checkDeviceName(which);
+  return sharedDevice(which);
+};
+
+/** The 16 bits that activations have on a GPU: those of the first input that is no weight and has 16. */
+const activationsOf = (given: [string, { dtype: Dtype }][]): Dtype =>
+  given.find(([name, { dtype }]) => name !== 'weight' && (dtype === 'f16' || dtype === 'bf16'))?.[1].dtype ?? 'f32';
 
 const camel = (name: string) => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
@@ -127,27 +129,30 @@ export function eager<I extends object, O, R extends object>(
         );
     checkSignal(op, signal);
     signal?.throwIfAborted();
-    const g = new Graph();
-    const tensors: Record<string, Tensor> = {};
-    const data: Record<string, RunInput> = {};
+    const given: [string, ReturnType<typeof argument>][] = [];
     for (const [name, value] of Object.entries(inputs) as [string, TensorData | null | undefined][]) {
       if (!names.inputs.includes(name))
         throw typeError('ERR_ARG_NAME', `[${op}] has no input ${show(name)}: ${names.inputs.join(', ')}`);
       if (value === undefined || value === null) continue;
-      const checked = argument(op, name, value);
-      tensors[name] = g.input(name, checked.dtype, checked.shape);
-      data[name] = checked.data;
+      given.push([name, argument(op, name, value)]);
     }
     for (const name of names.required)
-      if (!tensors[name]) throw typeError('ERR_ARG_TYPE', `[${op}] ${name} is missing`);
+      if (!given.some(([key]) => key === name)) throw typeError('ERR_ARG_TYPE', `[${op}] ${name} is missing`);
+    const device = await deviceOf(which);
+    const g = new Graph(device.cuda ? activationsOf(given) : 'f32');
+    const tensors = Object.fromEntries(given.map(([name, { dtype, shape }]) => [name, g.input(name, dtype, shape)]));
+    const data = Object.fromEntries(given.map(([name, { data }]) => [name, data]));
     const recorded = Object.entries(record(g, tensors as I, rest as O)) as [string, Tensor | undefined][];
     for (const [name, tensor] of recorded) if (tensor) g.output(name, tensor);
-    const program = await device(which).compile(g);
+    const program = await device.compile(g);
     try {
       const results: Record<string, RunOutput> = await program.run(data, { borrow: true });
       signal?.throwIfAborted();
       return Object.fromEntries(
-        g.outputs.map(({ name, tensor }) => [name, { data: results[name], shape: [...tensor.shape] }]),
+        g.outputs.map(({ name, tensor: { shape, dtype } }) => [
+          name,
+          { data: results[name], shape: [...shape], ...((dtype === 'f16' || dtype === 'bf16') && { dtype }) },
+        ]),
       ) as Results<R>;
     } finally {
       program.drop();

@@ -1,5 +1,5 @@
 import type { Graph } from '../program.ts';
-import { describe, type Tensor } from '../tensor.ts';
+import { type Dtype, describe, type Tensor } from '../tensor.ts';
 import type { Activation } from './activation.ts';
 import { expect, expectDtype, expectRank, expectShape } from './check.ts';
 
@@ -23,10 +23,12 @@ export interface LinearInputs {
 export function linear(
   g: Graph,
   { x, weight, bias, residual, y }: LinearInputs,
-  { activation = 'none' }: { activation?: Activation } = {},
+  /** dtype: of y; unless given the residual's, or what the graph's activations have */
+  { activation = 'none', dtype = residual?.dtype ?? g.activations }: { activation?: Activation; dtype?: Dtype } = {},
 ): { y: Tensor } {
   const op = 'linear';
-  for (const [name, tensor] of Object.entries({ x, bias, residual, y })) expectDtype(op, name, tensor, 'f32');
+  for (const [name, tensor] of Object.entries({ x, residual, y })) expectDtype(op, name, tensor, ...g.floats);
+  for (const [name, tensor] of Object.entries({ bias })) expectDtype(op, name, tensor, 'f32');
   expectDtype(op, 'weight', weight, 'f32', 'f16', 'bf16');
   const [n, k] = expectRank(op, 'weight', weight, 'n,k') as [number, number];
   expect(op, x.shape.at(-1) === k, `x must be [rows…,k] with k = ${k}, got ${describe(x)}`);
@@ -34,7 +36,7 @@ export function linear(
   expectShape(op, 'bias', bias, 'n', [n]);
   expectShape(op, 'residual', residual, 'rows…,n', shape);
   expectShape(op, 'y', y, 'rows…,n', shape);
-  const result = y ?? g.empty('f32', shape);
+  const result = y ?? g.empty(dtype, shape);
   g.push(op, { x, weight, bias, residual }, { y: result }, { activation });
   return { y: result };
 }

@@ -40,7 +40,8 @@ export function selectiveScan(
 ): { y: Tensor; lastState: Tensor } {
   const op = 'selective_scan';
   const { u, delta, A, B, C, D, z, deltaBias, initialState, slots, lastState } = inputs;
-  for (const [name, tensor] of Object.entries({ u, delta, A, B, C, D, z, deltaBias, initialState, lastState }))
+  for (const [name, tensor] of Object.entries({ u, delta, B, C, z })) expectDtype(op, name, tensor, ...g.floats);
+  for (const [name, tensor] of Object.entries({ A, D, deltaBias, initialState, lastState }))
     expectDtype(op, name, tensor, 'f32');
   expectDtype(op, 'slots', slots, 'i32');
   const [b, d, l] = expectRank(op, 'u', u, 'b,d,l') as [number, number, number];
@@ -65,7 +66,7 @@ export function selectiveScan(
     !slots || !initialState || initialState.shape[0] === lastState?.shape[0],
     `initialState and lastState must have the same number of slots, got ${initialState?.shape[0]} and ${lastState?.shape[0]}`,
   );
-  const y = g.empty('f32', u.shape, stridesLike(u));
+  const y = g.empty(u.dtype, u.shape, stridesLike(u));
   const last = lastState ?? g.empty('f32', [b, d, n]);
   g.push(
     op,

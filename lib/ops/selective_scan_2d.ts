@@ -39,8 +39,8 @@ export function selectiveScan2d(
 ): { y: Tensor } {
   const op = 'selective_scan_2d';
   const { u, delta, A, B, C, D, z, deltaBias } = inputs;
-  for (const [name, tensor] of Object.entries(inputs) as [string, Tensor | undefined][])
-    expectDtype(op, name, tensor, 'f32');
+  for (const [name, tensor] of Object.entries({ u, delta, B, C, z })) expectDtype(op, name, tensor, ...g.floats);
+  for (const [name, tensor] of Object.entries({ A, D, deltaBias })) expectDtype(op, name, tensor, 'f32');
   const k = scanDirections(op, scan);
   const [b, , d, l] = expectRank(op, 'u', u, 'b,k,d,l') as [number, number, number, number];
   expectGrid(op, { scan, height, width }, l);
@@ -56,7 +56,7 @@ export function selectiveScan2d(
     if (tensor?.shape.length === 1) expectShape(op, name, tensor, 'd', [d]);
     else expectShape(op, name, tensor, 'k,d', [k, d]);
   expectShape(op, 'z', z, 'b,d,l', [b, d, l]);
-  const y = g.empty('f32', [b, d, l], stridesLike(index(u, 1, 0)));
+  const y = g.empty(u.dtype, [b, d, l], stridesLike(index(u, 1, 0)));
   const tensors = { u, delta, A, B, C, D, z, delta_bias: deltaBias };
   g.push(op, tensors, { y }, { scan, height, width, merge, delta_softplus: deltaSoftplus });
   return { y };

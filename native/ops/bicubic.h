@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "step.h"
+
 namespace vlm {
 
 constexpr int kBicubicBits = 22;
@@ -22,12 +24,12 @@ struct Taps {
 struct BicubicAxis {
   int32_t picture, canvas, resized, window;
 
-  double scale() const { return static_cast<double>(canvas) / resized; }
-  double stretch() const { return scale() < 1 ? 1 : scale(); }
+  VLM_HD double scale() const { return static_cast<double>(canvas) / resized; }
+  VLM_HD double stretch() const { return scale() < 1 ? 1 : scale(); }
   // No output has more taps.
-  int64_t most() const { return static_cast<int64_t>(std::ceil(2 * stretch())) * 2 + 1; }
+  VLM_HD int64_t most() const { return static_cast<int64_t>(std::ceil(2 * stretch())) * 2 + 1; }
 
-  static double cubic(double x) {
+  VLM_HD static double cubic(double x) {
     x = x < 0 ? -x : x;
     if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
     if (x < 2) return (((x - 5) * x + 8) * x - 4) * -0.5;
@@ -35,7 +37,7 @@ struct BicubicAxis {
   }
 
   // The canvas pixels that output i of the window reads: [*begin, *end).
-  double reach(int32_t i, int32_t* begin, int32_t* end) const {
+  VLM_HD double reach(int32_t i, int32_t* begin, int32_t* end) const {
     const double center = ((resized - window) / 2 + i + 0.5) * scale(), support = 2 * stretch();
     const int32_t from = static_cast<int32_t>(center - support + 0.5),
                   to = static_cast<int32_t>(center + support + 0.5);
@@ -45,7 +47,7 @@ struct BicubicAxis {
   }
 
   // The picture's rows or columns that the window reads: [*begin, *end), empty when it sees only canvas.
-  void needed(int32_t* begin, int32_t* end) const {
+  VLM_HD void needed(int32_t* begin, int32_t* end) const {
     int32_t unused;
     reach(0, begin, &unused);
     reach(window - 1, &unused, end);
@@ -55,7 +57,7 @@ struct BicubicAxis {
   }
 
   // Output i of the window. Its weights go to k, which has room for most().
-  Taps taps(int32_t i, int32_t* k) const {
+  VLM_HD Taps taps(int32_t i, int32_t* k) const {
     int32_t begin, end;
     const double center = reach(i, &begin, &end), shrink = 1 / stretch();
     double sum = 0;
@@ -75,7 +77,7 @@ struct BicubicAxis {
   }
 
  private:
-  int32_t clamp(int32_t at) const { return at < 0 ? 0 : at > picture ? picture : at; }
+  VLM_HD int32_t clamp(int32_t at) const { return at < 0 ? 0 : at > picture ? picture : at; }
 };
 
 }  // namespace vlm

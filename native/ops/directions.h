@@ -12,7 +12,7 @@ struct Walk {
 };
 
 // Offsets in a grid whose rows are `row` and whose columns are `column` apart.
-inline Walk walk(int direction, int64_t height, int64_t width, int64_t row, int64_t column) {
+VLM_HD inline Walk walk(int direction, int64_t height, int64_t width, int64_t row, int64_t column) {
   const int64_t sign = direction & 1 ? -1 : 1;
   const int64_t start = direction & 1 ? (height - 1) * row + (width - 1) * column : 0;
   if (direction & 2) return {start, width, sign * column, height, sign * row};
@@ -20,10 +20,10 @@ inline Walk walk(int direction, int64_t height, int64_t width, int64_t row, int6
 }
 
 // The patch numbers of a row-major grid in the order of the direction.
-inline Walk patches(int direction, int64_t height, int64_t width) { return walk(direction, height, width, width, 1); }
+VLM_HD inline Walk patches(int direction, int64_t height, int64_t width) { return walk(direction, height, width, width, 1); }
 
 // A plain sequence, as a walk.
-inline Walk steps(int64_t count) { return {0, 1, 0, count, 1}; }
+VLM_HD inline Walk steps(int64_t count) { return {0, 1, 0, count, 1}; }
 
 // The attributes height and width, against the number of patches that a tensor has.
 inline void check_grid(int64_t height, int64_t width, int64_t patches) {

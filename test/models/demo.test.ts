@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { load, type Model } from '../../lib/index.ts';
-import { close, suite } from '../kit.ts';
+import type { Model } from '../../lib/index.ts';
+import { close, load, suite } from '../kit.ts';
 
 const test = suite('demo');
 const held = join('test', 'fixtures', 'demo');

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import * as assert from 'uvu/assert';
-import { load, type Model } from '../../lib/index.ts';
-import { close, random, suite } from '../kit.ts';
+import type { Model } from '../../lib/index.ts';
+import { close, load, random, suite } from '../kit.ts';
 import * as reference from '../reference/vl_mamba.ts';
 import { type StoredDtype, tinyConfig, tinyPreprocessor, tinyText, writeCheckpoint } from './checkpoint.ts';
 

@@ -1,9 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Activation, activation } from '../../lib/ops/activation.ts';
-import { ops } from '../../lib/ops/index.ts';
 import { slice } from '../../lib/tensor.ts';
-import { close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import { activations } from '../reference/activation.ts';
 
 for (const [kind, reference] of Object.entries(activations) as [Activation, (x: number) => number][])

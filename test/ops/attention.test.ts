@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { attention, ops } from '../../lib/ops/index.ts';
+import { attention } from '../../lib/ops/index.ts';
 import { index, reshape, slice, transpose } from '../../lib/tensor.ts';
-import { close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import * as reference from '../reference/attention.ts';
 
 interface Sizes {

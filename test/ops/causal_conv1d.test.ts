@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { causalConv1d, ops } from '../../lib/ops/index.ts';
+import { causalConv1d } from '../../lib/ops/index.ts';
 import { slice, type Tensor, transpose } from '../../lib/tensor.ts';
-import { type Argument, close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { type Argument, close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import { swapped } from '../layout.ts';
 import * as reference from '../reference/causal_conv1d.ts';
 

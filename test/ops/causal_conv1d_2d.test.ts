@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { causalConv1d2d, ops } from '../../lib/ops/index.ts';
+import { causalConv1d2d } from '../../lib/ops/index.ts';
 import { slice, transpose } from '../../lib/tensor.ts';
-import { close, device, failure, floats, run, same } from '../kit.ts';
+import { close, device, failure, floats, ops, run, same } from '../kit.ts';
 import { swapped } from '../layout.ts';
 import * as reference from '../reference/causal_conv1d_2d.ts';
 

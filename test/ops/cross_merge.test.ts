@@ -1,8 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ops } from '../../lib/ops/index.ts';
 import { transpose } from '../../lib/tensor.ts';
-import { close, device, failure, floats, run, same } from '../kit.ts';
+import { close, device, failure, floats, ops, run, same } from '../kit.ts';
 import { swapped } from '../layout.ts';
 import * as reference from '../reference/cross_merge.ts';
 

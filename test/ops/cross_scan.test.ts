@@ -1,9 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { crossScan } from '../../lib/ops/cross_scan.ts';
-import { ops } from '../../lib/ops/index.ts';
 import { transpose } from '../../lib/tensor.ts';
-import { device, failure, floats, run, same } from '../kit.ts';
+import { device, failure, floats, ops, run, same } from '../kit.ts';
 import { swapped } from '../layout.ts';
 import * as reference from '../reference/cross_scan.ts';
 

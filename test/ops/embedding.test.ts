@@ -1,12 +1,11 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { eager } from '../../lib/ops/eager.ts';
 import { embedding } from '../../lib/ops/embedding.ts';
 import { slice, transpose } from '../../lib/tensor.ts';
-import { device, failure, floats, hardLengths, random, run, same } from '../kit.ts';
+import { device, failure, floats, hardLengths, ops, random, run, same } from '../kit.ts';
 import * as reference from '../reference/embedding.ts';
 
-const op = eager('embedding', embedding);
+const op = ops.embedding;
 
 /** Bits of finite 16-bit floats, subnormals and both zeros among them. */
 function halves(seed: number, n: number): Uint16Array {

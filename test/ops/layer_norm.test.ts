@@ -1,12 +1,11 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { eager } from '../../lib/ops/eager.ts';
 import { layerNorm } from '../../lib/ops/layer_norm.ts';
 import { slice } from '../../lib/tensor.ts';
-import { close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import * as reference from '../reference/layer_norm.ts';
 
-const op = eager('layer_norm', layerNorm);
+const op = ops.layerNorm;
 
 for (const d of hardLengths)
   test(`width ${d}, with and without a bias and a residual`, async () => {

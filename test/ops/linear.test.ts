@@ -1,9 +1,9 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Activation } from '../../lib/ops/activation.ts';
-import { linear, ops } from '../../lib/ops/index.ts';
+import { linear } from '../../lib/ops/index.ts';
 import { reshape, slice, transpose } from '../../lib/tensor.ts';
-import { close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import { activations } from '../reference/activation.ts';
 import * as reference from '../reference/linear.ts';
 import { seen, weightDtypes, weights } from './weights.ts';

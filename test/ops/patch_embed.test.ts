@@ -1,7 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ops, patchEmbed } from '../../lib/ops/index.ts';
-import { close, device, failure, floats, run, same } from '../kit.ts';
+import { patchEmbed } from '../../lib/ops/index.ts';
+import { close, device, failure, floats, ops, run, same } from '../kit.ts';
 import * as reference from '../reference/patch_embed.ts';
 import { seen, weightDtypes, weights } from './weights.ts';
 

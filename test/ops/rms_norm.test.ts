@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ops, rmsNorm } from '../../lib/ops/index.ts';
+import { rmsNorm } from '../../lib/ops/index.ts';
 import { slice } from '../../lib/tensor.ts';
-import { close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import * as reference from '../reference/rms_norm.ts';
 
 for (const d of hardLengths)

@@ -4,11 +4,11 @@ import type { Device } from '../../lib/device.ts';
 import { eager } from '../../lib/ops/eager.ts';
 import { sample } from '../../lib/ops/sample.ts';
 import { slice } from '../../lib/tensor.ts';
-import { close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { close, device, failure, floats, hardLengths, onDevice, run, same } from '../kit.ts';
 import type { Settings } from '../reference/sample.ts';
 import * as reference from '../reference/sample.ts';
 
-const op = eager('sample', sample);
+const op = onDevice(eager('sample', sample));
 
 const columns = (s: Settings) =>
   [s.temperature, s.topK ?? 0, s.topP ?? 1, s.minP ?? 0, s.repetitionPenalty ?? 1, s.vocabLimit ?? 0].map(Math.fround);

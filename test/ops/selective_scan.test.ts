@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ops, selectiveScan } from '../../lib/ops/index.ts';
+import { selectiveScan } from '../../lib/ops/index.ts';
 import { slice, type Tensor, transpose } from '../../lib/tensor.ts';
-import { type Argument, close, device, failure, floats, hardLengths, run, same } from '../kit.ts';
+import { type Argument, close, device, failure, floats, hardLengths, ops, run, same } from '../kit.ts';
 import { swapped } from '../layout.ts';
 import * as reference from '../reference/selective_scan.ts';
 

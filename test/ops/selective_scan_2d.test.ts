@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ops, selectiveScan2d } from '../../lib/ops/index.ts';
+import { selectiveScan2d } from '../../lib/ops/index.ts';
 import { type Tensor, transpose } from '../../lib/tensor.ts';
-import { type Argument, close, device, failure, floats, run, same } from '../kit.ts';
+import { type Argument, close, device, failure, floats, ops, run, same } from '../kit.ts';
 import { swapped } from '../layout.ts';
 import * as reference from '../reference/selective_scan_2d.ts';
 

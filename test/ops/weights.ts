@@ -1,15 +1,10 @@
 import { native } from '../../lib/binding.ts';
-import { floats } from '../kit.ts';
+import { fromHalf, type Half, toHalf } from '../half.ts';
+import { floats, onCuda } from '../kit.ts';
 import { bf16, f16 } from '../reference/embedding.ts';
 
 export const weightDtypes = ['f32', 'f16', 'bf16'] as const;
 export type WeightDtype = (typeof weightDtypes)[number];
-
-/** The nearest bf16, ties to even. */
-function roundToBf16(x: number): number {
-  const bits = new Uint32Array(Float32Array.of(x).buffer)[0]!;
-  return bf16((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16);
-}
 
 /** Random weights below 2 as an op takes them, and their values. */
 export function weights(dtype: WeightDtype, seed: number, shape: number[]) {
@@ -22,6 +17,8 @@ export function weights(dtype: WeightDtype, seed: number, shape: number[]) {
   return { argument: { shape, data, dtype }, values: Float32Array.from(data, dtype === 'f16' ? f16 : bf16) };
 }
 
-/** What products with such weights see of x: processors that multiply bf16 round it to bf16. */
-export const seen = (x: Float32Array, dtype: WeightDtype): Float32Array =>
-  dtype === 'bf16' && native().machine().isa === 'avx512bf16' ? x.map(roundToBf16) : x;
+/** What products with such weights see of x: a GPU, and processors that multiply bf16, round it to what they multiply. */
+export function seen(x: Float32Array, dtype: WeightDtype): Float32Array {
+  const rounds = onCuda ? dtype !== 'f32' : dtype === 'bf16' && native().machine().isa === 'avx512bf16';
+  return rounds ? x.map((v) => fromHalf(toHalf(v, dtype as Half), dtype as Half)) : x;
+}

@@ -1,7 +1,7 @@
 /** Generations at the same time: each as if it were alone, fair, cancelled one by one, and never more than there is room for. */
 import * as assert from 'uvu/assert';
-import { type GenerateOptions, load, type Model, type Session } from '../../lib/index.ts';
-import { failure, suite } from '../kit.ts';
+import type { GenerateOptions, Model, Session } from '../../lib/index.ts';
+import { failure, load, suite } from '../kit.ts';
 import { demo, picture, questions, settled, withDemo } from './kit.ts';
 
 const test = suite('batching');

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
-import { type LoadOptions, load, type Model } from '../../lib/index.ts';
+import type { LoadOptions, Model } from '../../lib/index.ts';
+import { load } from '../kit.ts';
 
 export const demo = join('models', 'demo');
 export const picture = (name: 'shapes' | 'ring' | 'word'): string => join(demo, 'pictures', `${name}.png`);

@@ -4,8 +4,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, stat
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { load } from '../../lib/index.ts';
-import { suite } from '../kit.ts';
+import { load, suite } from '../kit.ts';
 import { demo, picture } from './kit.ts';
 
 const test = suite('library');

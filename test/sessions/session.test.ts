@@ -3,8 +3,7 @@ import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { load } from '../../lib/index.ts';
-import { failure, suite } from '../kit.ts';
+import { failure, load, suite } from '../kit.ts';
 import { asking, demo, picture, questions, settled, withDemo } from './kit.ts';
 
 const test = suite('session');

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { openSafetensors } from '../../lib/checkpoint/safetensors.ts';
-import { load, type Model, type Session } from '../../lib/index.ts';
-import { failure, suite } from '../kit.ts';
+import type { Model, Session } from '../../lib/index.ts';
+import { failure, load, suite } from '../kit.ts';
 import { tinyConfig, writeCheckpoint } from '../models/checkpoint.ts';
 import { demo, picture, questions, withDemo } from './kit.ts';
 

@@ -1,0 +1,113 @@
+// What the kernels share: element types, wide loads, launching.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "op.h"
+
+namespace vlm::cuda {
+
+using bf16 = __nv_bfloat16;
+using f16 = __half;
+
+template <class T>
+constexpr Dtype dtype_of = Dtype::f32;
+template <>
+constexpr Dtype dtype_of<f16> = Dtype::f16;
+template <>
+constexpr Dtype dtype_of<bf16> = Dtype::bf16;
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(f16 x) { return __half2float(x); }
+__device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ inline T from_float(float x) {
+  if constexpr (sizeof(T) == 4)
+    return x;
+  else if constexpr (dtype_of<T> == Dtype::f16)
+    return __float2half_rn(x);
+  else
+    return __float2bfloat16_rn(x);
+}
+
+// N elements that are moved as one, up to 16 bytes.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+
+// Calls f(T{}) with the element type of a float tensor.
+template <class F>
+void with_float(const TensorArg& t, const char* name, F&& f) {
+  switch (t.dtype) {
+    case Dtype::f32:
+      return f(float{});
+    case Dtype::f16:
+      return f(f16{});
+    case Dtype::bf16:
+      return f(bf16{});
+    default:
+      throw Error("ERR_OP_ARG", text(name, " must be f32, f16 or bf16, got ", shape(t)));
+  }
+}
+
+// Absent tensors pass.
+inline void expect_dtype(const TensorArg& t, const char* name, Dtype dtype) {
+  if (t) check_dtype(t, name, dtype);
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+
+// kernel<<<grid, block, shared>>>(args...) on the step's stream. Grids with a dimension of 0 are nothing to do.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, const Launch& on, Args&&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > 48 << 10)
+    VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = on.stream;
+  VLM_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
+// Notes what is wrong with the numbers; only the first note of a run is kept.
+__device__ inline void report(Fault* fault, int step, Trouble trouble, int64_t a = 0, int64_t b = 0, int64_t c = 0,
+                              float value = 0) {
+  if (atomicCAS(reinterpret_cast<int*>(&fault->trouble), 0, static_cast<int>(trouble)) != 0) return;
+  fault->step = step;
+  fault->where[0] = a;
+  fault->where[1] = b;
+  fault->where[2] = c;
+  fault->value = value;
+}
+__device__ inline bool has_fault(const Fault* fault) {
+  return *reinterpret_cast<const volatile int*>(&fault->trouble) != 0;
+}
+
+// The row of the state that batch row b uses: slots[b], or b itself where there are no slots; -1 for a slot that does not
+// exist, or that an earlier row of the batch has already, which is reported. Call it in one thread for each row; it reads
+// the slots in front of b, which is cheap for the batches that there are.
+__device__ inline int64_t state_row(const TensorArg& slots, int64_t b, int64_t count, Fault* fault, int step) {
+  if (!slots.data) return b;
+  const int32_t* list = static_cast<const int32_t*>(slots.data);
+  const int64_t slot = list[b * slots.stride[0]];
+  if (slot < 0 || slot >= count) {
+    report(fault, step, Trouble::slot_range, b, slot, count);
+    return -1;
+  }
+  for (int64_t i = 0; i < b; i++)
+    if (list[i * slots.stride[0]] == slot) {
+      report(fault, step, Trouble::slot_twice, b, slot);
+      return -1;
+    }
+  return slot;
+}
+
+}  // namespace vlm::cuda
