@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { readlinkSync } from 'node:fs';
 import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, join } from 'node:path';
@@ -17,7 +18,8 @@ interface Partial {
 const LEASE_MS = 120_000;
 const TOUCH_MS = 30_000;
 
-const HOST = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
+/** Where a process's number means it: containers may share a host's name and have numbers of their own. */
+const HOST = createHash('sha256').update(`${hostname()} ${pidNamespace()}`).digest('hex').slice(0, 8);
 const random = () => randomBytes(4).toString('hex');
 
 /** A part of a blob that this process alone writes, until it is released. */
@@ -40,6 +42,7 @@ export class Claim {
     clearInterval(this.#timer);
     try {
       await rename(this.path, join(this.#blobs, this.#etag));
+      await this.#clear();
       return true;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
@@ -56,9 +59,16 @@ export class Claim {
     await (size === 0 ? rm(this.path, { force: true }) : rename(this.path, free)).catch(() => {});
   }
 
+  /** It is wrong, and whatever else was left of the blob may be. */
   async discard(): Promise<void> {
     clearInterval(this.#timer);
     await rm(this.path, { force: true });
+    await this.#clear();
+  }
+
+  async #clear(): Promise<void> {
+    for (const { name, held } of await partials(this.#blobs, this.#etag))
+      if (!held) await rm(join(this.#blobs, name), { force: true });
   }
 }
 
@@ -111,6 +121,14 @@ function isHeld(name: string, mtimeMs: number): boolean {
   const [, host, pid] = /\.([0-9a-f]{8})-(\d+)-\w+\.incomplete$/.exec(name) ?? [];
   if (host === undefined || Date.now() - mtimeMs > LEASE_MS) return false;
   return host !== HOST || isAlive(Number(pid));
+}
+
+function pidNamespace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid');
+  } catch {
+    return '';
+  }
 }
 
 function isAlive(pid: number): boolean {

@@ -1,5 +1,5 @@
 /** Downloads from hubs that break off, lie, redirect and refuse. */
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -132,6 +132,9 @@ test('a part that is wrong is thrown away, and fetched anew once', async () => {
   for (const part of [wrong, Buffer.alloc(WEIGHTS.length, 7), Buffer.alloc(WEIGHTS.length + 9, 7)]) {
     writeFileSync(blob, 'no longer it');
     writeFileSync(`${blob}.free-00000000.incomplete`, part);
+    writeFileSync(`${blob}.free-11111111.incomplete`, part.subarray(1));
+    writeFileSync(`${blob}.00000000-1-00000000.incomplete`, part);
+    utimesSync(`${blob}.00000000-1-00000000.incomplete`, 0, 0);
     const link = join(settings.cache, 'models--org--model', 'snapshots', hub.repos.get('org/model')!.commit);
     rmSync(join(link, 'model.safetensors'));
     await arrives(settings);
