@@ -1,12 +1,18 @@
 import { cpus } from 'node:os';
 import { native } from '../lib/binding.ts';
-import { Device, type Program, type RunInput } from '../lib/device.ts';
+import type { Device, Program, RunInput } from '../lib/device.ts';
+import { devices } from '../lib/devices.ts';
 import { Graph } from '../lib/program.ts';
 import { type Dtype, type Tensor, tensorOf } from '../lib/tensor.ts';
 
 /** The machine in one line, for every table of results. */
-export const machine = (threads: number): string =>
-  `${cpus()[0]?.model ?? 'unknown processor'}, ${native().machine().isa}, ${threads} threads, Node ${process.versions.node}`;
+export const machine = (device: { name: string; threads: number }): string => {
+  const gpu = device.name === 'cpu' ? undefined : devices().find(({ name }) => name === device.name);
+  const what = gpu
+    ? `${gpu.description}, compute capability ${gpu.computeCapability}`
+    : `${cpus()[0]?.model ?? 'unknown processor'}, ${native().machine().isa}, ${device.threads} threads`;
+  return `${what}, Node ${process.versions.node}`;
+};
 
 export interface Row {
   name: string;
@@ -14,6 +20,11 @@ export interface Row {
   /** 10⁹ bytes a second and 10⁹ operations a second, where they mean something. */
   gbps?: number;
   gflops?: number;
+  /** Microseconds, on a GPU: the measured time, the least that the machine allows, the aim, and the best peer's (known figures). */
+  us?: number;
+  floor?: number;
+  aim?: number;
+  peer?: number;
 }
 
 /** A seeded fill, fast enough for weights: uniform in [-1, 1). */
@@ -57,5 +68,3 @@ export async function time(device: Device, { args, record }: Case, rounds = 15):
   for (const buffer of buffers) buffer.free();
   return times.sort((a, b) => a - b)[times.length >> 1]!;
 }
-
-export const openDevice = (threads?: number): Device => new Device(threads ? { threads } : {});

@@ -1,43 +1,64 @@
 /**
- * npm run bench -- [WORDS…] [--threads N] [--json FILE]
+ * npm run bench -- [WORDS…] [--device cpu|cuda] [--threads N] [--json FILE]
  *
- * Runs bench/ops/*.bench.ts (those whose name holds one of the words) and prints a table under a line that names the
- * machine.
+ * On the CPU runs bench/ops/*.bench.ts (those whose name holds one of the words), on a GPU the kernel table of
+ * bench/cuda/kernels.ts (those of its rows), and prints a table under a line that names the machine.
  */
 import { readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { Device } from '../lib/device.ts';
-import { machine, openDevice, type Row } from './kit.ts';
+import { checkDeviceName, openDevice } from '../lib/devices.ts';
+import { machine, type Row } from './kit.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { threads: { type: 'string' }, device: { type: 'string', default: 'cpu' }, json: { type: 'string' } },
 });
-if (values.device !== 'cpu') throw new Error(`bench runs on the cpu; found --device ${values.device}`);
+checkDeviceName(values.device);
 
-const folder = join(dirname(fileURLToPath(import.meta.url)), 'ops');
-const files = readdirSync(folder)
-  .filter((file) => file.endsWith('.bench.ts'))
-  .filter((file) => positionals.length === 0 || positionals.some((word) => file.includes(word)))
-  .sort();
-
-const device = openDevice(values.threads ? Number(values.threads) : undefined);
-const head = machine(device.threads);
-console.log(`# ${head}\n`);
-console.log(`${'op'.padEnd(52)}${'ms'.padStart(10)}${'GB/s'.padStart(9)}${'GFLOP/s'.padStart(10)}`);
-const rows: Row[] = [];
-for (const file of files) {
-  const bench = (await import(pathToFileURL(join(folder, file)).href)) as {
-    default: (device: Device) => AsyncGenerator<Row>;
-  };
-  for await (const row of bench.default(device)) {
-    rows.push(row);
-    const cell = (n: number | undefined, digits: number, width: number) =>
-      (n === undefined ? '' : n.toFixed(digits)).padStart(width);
-    console.log(row.name.padEnd(52) + cell(row.ms, 3, 10) + cell(row.gbps, 1, 9) + cell(row.gflops, 0, 10));
+/** The rows of every op's bench on the CPU. */
+async function* ops(device: Device): AsyncGenerator<Row> {
+  const folder = join(dirname(fileURLToPath(import.meta.url)), 'ops');
+  const files = readdirSync(folder)
+    .filter((file) => file.endsWith('.bench.ts'))
+    .filter((file) => positionals.length === 0 || positionals.some((word) => file.includes(word)))
+    .sort();
+  for (const file of files) {
+    const bench = (await import(pathToFileURL(join(folder, file)).href)) as {
+      default: (device: Device) => AsyncGenerator<Row>;
+    };
+    yield* bench.default(device);
   }
+}
+
+const device = await openDevice(values.device, values.threads ? { threads: Number(values.threads) } : {});
+const head = machine(device);
+console.log(`# ${head}\n`);
+const columns = device.cuda ? ['µs', 'floor', 'aim', 'peer', 'GB/s', 'GFLOP/s'] : ['ms', 'GB/s', 'GFLOP/s'];
+console.log('op'.padEnd(52) + columns.map((column) => column.padStart(10)).join(''));
+const rows: Row[] = [];
+const all = device.cuda ? (await import('./cuda/kernels.ts')).default(device, positionals) : ops(device);
+for await (const row of all) {
+  rows.push(row);
+  const { ms, gbps, gflops, us, floor, aim, peer } = row;
+  const cells: [number | undefined, number][] = device.cuda
+    ? [
+        [us, 1],
+        [floor, 1],
+        [aim, 1],
+        [peer, 1],
+        [gbps, 0],
+        [gflops, 0],
+      ]
+    : [
+        [ms, 3],
+        [gbps, 1],
+        [gflops, 0],
+      ];
+  const text = cells.map(([n, digits]) => (n === undefined ? '' : n.toFixed(digits)).padStart(10));
+  console.log(row.name.padEnd(52) + text.join(''));
 }
 await device.dispose();
 if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: head, rows }, null, 2)}\n`);

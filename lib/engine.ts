@@ -1,5 +1,5 @@
 import type { ModelConfig } from './checkpoint/config.ts';
-import type { CancelToken, Device, DeviceBuffer, Program } from './device.ts';
+import type { CancelToken, Device, DeviceBuffer, Program, RunInput, StepProfile } from './device.ts';
 import { head, mamba, stateFloats, stateViews } from './models/mamba.ts';
 import { pictureEmbeds, pictureRows, type VlMambaWeights } from './models/vl_mamba.ts';
 import type { MambaState } from './nn/mamba_block.ts';
@@ -40,6 +40,14 @@ export interface Row {
 export interface Outcome {
   logits?: Float32Array;
   drawn?: Drawn;
+}
+
+/** What the steps of a program took in one run, and what some runs took as wholes. */
+export interface Profile {
+  program: Program;
+  steps: StepProfile[];
+  /** Milliseconds of each run. */
+  ms: number[];
 }
 
 interface Memory {
@@ -201,23 +209,32 @@ export class Engine {
     await this.device.write(this.#memory.seen, row, slot * row.length);
   }
 
-  /** Milliseconds and GB/s of each step of reading `length` positions and drawing a token. */
-  async profile(length: number): Promise<{ program: Program; steps: Awaited<ReturnType<Program['profile']>> }> {
-    const slot = await this.acquire();
+  /**
+   * Milliseconds and GB/s of each step of reading `length` positions of `batch` texts and drawing a token of each, and
+   * milliseconds of such runs as wholes.
+   */
+  async profile(length: number, { batch = 1, rounds = 1 } = {}): Promise<Profile> {
+    const slots: number[] = [];
     try {
-      const program = await this.#program(1, length, 'sample');
+      while (slots.length < batch) slots.push(await this.acquire());
+      const program = await this.#program(batch, length, 'sample');
       const inputs = {
-        ids: new Int32Array(length),
-        slots: Int32Array.of(slot),
-        params: Float32Array.of(0, 0, 1, 0, 1, 0),
-        seed: new Int32Array(2),
-        position: new Int32Array(1),
+        ids: new Int32Array(batch * length),
+        slots: Int32Array.from(slots),
+        params: Float32Array.from(slots.flatMap(() => [0, 0, 1, 0, 1, 0])),
+        seed: new Int32Array(2 * batch),
+        position: new Int32Array(batch),
       };
-      await program.run(inputs);
-      return { program, steps: await program.profile(inputs) };
+      return await measured(program, inputs, rounds);
     } finally {
-      this.release(slot);
+      for (const slot of slots) this.release(slot);
     }
+  }
+
+  /** The same of encoding a picture. */
+  async profileVision({ rounds = 1 } = {}): Promise<Profile> {
+    const { imageSize: side, numChannels } = this.config.vision!;
+    return measured(await this.#vision(), { image: new Float32Array(numChannels * side * side) }, rounds);
   }
 
   async dispose(): Promise<void> {
@@ -330,6 +347,13 @@ async function allocate(device: Device, config: ModelConfig, slots: number): Pro
     device.alloc(slots * config.text.vocabSize, 'seen'),
   ]);
   return { slots, state, seen, views: stateViews(state, slots, config.text) };
+}
+
+async function measured(program: Program, inputs: Record<string, RunInput>, rounds: number): Promise<Profile> {
+  await program.run(inputs);
+  const ms: number[] = [];
+  while (ms.length < rounds) ms.push(await program.time(inputs));
+  return { program, steps: await program.profile(inputs), ms };
 }
 
 function concat(parts: readonly Int32Array[]): Int32Array {

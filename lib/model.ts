@@ -4,7 +4,7 @@ import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
 import { fingerprint } from './checkpoint/fingerprint.ts';
-import { CancelToken, type Device, type DeviceOptions } from './device.ts';
+import { CancelToken, type Device, type DeviceOptions, type StepProfile } from './device.ts';
 import { checkDeviceName, type DeviceName, onDevice } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
@@ -239,11 +239,18 @@ export class Model {
     return this.#runtime.parts.tokenizer.decode(ids);
   }
 
-  /** Milliseconds and GB/s of each step of reading `length` positions and drawing a token. */
-  async profile(length = 1) {
+  /**
+   * Milliseconds and GB/s of each step of reading `length` positions and drawing a token, for `batch` texts at a time, and the
+   * milliseconds of `rounds` such runs as wholes; on a GPU by its own clock. `length` 'picture': of encoding a picture.
+   */
+  async profile(
+    length: number | 'picture' = 1,
+    options: { batch?: number; rounds?: number } = {},
+  ): Promise<{ program: string; steps: StepProfile[]; ms: number[] }> {
     this.#runtime.check();
-    const { program, steps } = await this.#runtime.parts.engine.profile(length);
-    return { program: String(program), steps };
+    const { engine } = this.#runtime.parts;
+    const found = await (length === 'picture' ? engine.profileVision(options) : engine.profile(length, options));
+    return { ...found, program: String(found.program) };
   }
 
   /** Cancels what is running and gives all memory back. Idempotent. */

@@ -182,6 +182,7 @@ export class Scheduler {
    */
   #read(reading: Entry[], piece: number): Turn {
     const [first] = reading as [Entry];
+    if (this.engine.device.cuda) return this.#readUncut(reading);
     const ahead = ({ task }: Entry) => task.ids.length - (task.ending === 'none' ? 0 : 1);
     const token = new CancelToken();
     const short = this.#piece;
@@ -194,6 +195,21 @@ export class Scheduler {
     const { ids, ending } = first.task;
     const length = Math.min(ids.length, piece);
     return { entries: [first], length, ending: length === ids.length ? ending : 'none', token };
+  }
+
+  /**
+   * On a GPU other kernels read one position than many, so a text's last bits depend on where it is cut. It is cut by itself
+   * then, whatever its neighbours do; those with as much to read share the turn.
+   */
+  #readUncut(reading: Entry[]): Turn {
+    const { chunk } = this.engine;
+    const piece = ({ task }: Entry) => Math.min(task.ids.length, chunk);
+    const ending = ({ task }: Entry): Ending => (task.ids.length <= chunk ? task.ending : 'none');
+    const [first] = reading as [Entry];
+    const length = piece(first);
+    const alike = reading.filter((entry) => piece(entry) === length && ending(entry) === ending(first));
+    const count = powerOfTwo(Math.min(alike.length, this.#options.maxBatch, Math.max(1, chunk / length)));
+    return { entries: alike.slice(0, count), length, ending: ending(first), token: new CancelToken() };
   }
 
   async #run(turn: Turn): Promise<void> {

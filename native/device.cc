@@ -102,6 +102,7 @@ bool Device::reserve(size_t bytes, Failure& failure) {
   arena_bytes_ = 0;
   arena_ = backend_->alloc(bytes, failure);
   if (arena_) arena_bytes_ = bytes;
+  arenas_++;
   return arena_ != nullptr;
 }
 
@@ -111,11 +112,11 @@ Executable::~Executable() {
 
 bool Executable::prepare(Failure& failure) {
   if (!device_->reserve(program_->arena_bytes, failure)) return false;
-  if (compiled_ && bound_to_ == device_->arena()) return true;
+  if (compiled_ && bound_to_ == device_->arenas()) return true;
   if (compiled_) device_->backend().destroy(compiled_);
   compiled_ = nullptr;
-  bound_to_ = device_->arena();
-  program_->bind(bound_to_);
+  bound_to_ = device_->arenas();
+  program_->bind(device_->arena());
   for (size_t s = 0; s < program_->steps.size(); s++) {
     try {
       check_step(program_->steps[s]);

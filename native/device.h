@@ -78,6 +78,8 @@ class Device : public std::enable_shared_from_this<Device> {
   std::shared_ptr<Buffer> alloc(size_t bytes, Failure&);
   bool reserve(size_t arena_bytes, Failure&);
   std::byte* arena() const { return static_cast<std::byte*>(arena_); }
+  // Counts the arenas there were: a new one may have the address of the last.
+  int arenas() const { return arenas_; }
 
  private:
   void loop();
@@ -94,6 +96,7 @@ class Device : public std::enable_shared_from_this<Device> {
   bool interrupted_ = false;  // it was shut(), and nobody else, that cancelled the job in progress
   void* arena_ = nullptr;
   size_t arena_bytes_ = 0;
+  int arenas_ = 0;
   std::thread thread_;
 };
 
@@ -115,7 +118,7 @@ class Executable {
  private:
   std::shared_ptr<Device> device_;
   std::unique_ptr<Program> program_;
-  std::byte* bound_to_ = nullptr;
+  int bound_to_ = -1;
   void* compiled_ = nullptr;
 };
 

@@ -175,7 +175,7 @@ async function main([folder = join('models', 'demo'), ...given]: string[]): Prom
   const bundled = ['shapes', 'ring', 'word'].map((name) => join('models', 'demo', 'pictures', `${name}.png`));
   const pictures = given.length > 0 ? given : bundled;
   const model = await load(folder);
-  console.log(`${folder}, ${model.parameters} parameters, ${machine(model.device.threads)}`);
+  console.log(`${folder}, ${model.parameters} parameters, ${machine(model.device)}`);
   await saving(model, pictures[0]!);
   await rounding(model, pictures);
   await asking(model, pictures[0]!);

@@ -13,7 +13,6 @@ interface BenchFlags extends LoadFlags {
 const ROUNDS = 5;
 
 const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[list.length >> 1]!;
-const total = (steps: readonly { ms: number }[]): number => steps.reduce((sum, step) => sum + step.ms, 0);
 
 /** Times of native code: medians of a few runs. */
 export async function bench(path: string, flags: BenchFlags, signal: AbortSignal): Promise<void> {
@@ -24,12 +23,9 @@ export async function bench(path: string, flags: BenchFlags, signal: AbortSignal
   await using model = await loadModel(path, flags, signal);
   const load = performance.now() - start;
   const rounds = async (length: number) => {
-    const runs = [];
-    for (let i = 0; i < ROUNDS; i++) {
-      signal.throwIfAborted();
-      runs.push(await model.profile(length));
-    }
-    return { ms: median(runs.map(({ steps }) => total(steps))), steps: runs.at(-1)!.steps };
+    signal.throwIfAborted();
+    const { ms, steps } = await model.profile(length, { rounds: ROUNDS });
+    return { ms: median(ms), steps };
   };
   const decode = await rounds(1);
   const prefill = await rounds(tokens);

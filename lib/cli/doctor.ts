@@ -1,6 +1,6 @@
 import { freemem, totalmem } from 'node:os';
 import { stdout } from 'node:process';
-import { devices } from '../devices.ts';
+import { type DeviceInfo, devices } from '../devices.ts';
 import { VLMambaError } from '../errors.ts';
 import { version } from './main.ts';
 import { bytes, table } from './text.ts';
@@ -17,7 +17,7 @@ export async function doctor({ json }: { json?: boolean }): Promise<void> {
     { name: 'vl-mamba', ok: true, detail: version() },
     { name: 'node', ok: true, detail: `${process.versions.node} on ${process.platform}-${process.arch}` },
     { name: 'memory', ok: true, detail: `${bytes(freemem())} free of ${bytes(totalmem())}` },
-    ...attempt('addon', cpuChecks),
+    ...attempt('addon', deviceChecks),
     await sharpCheck(),
   ];
   const ok = checks.every((check) => check.ok);
@@ -26,12 +26,17 @@ export async function doctor({ json }: { json?: boolean }): Promise<void> {
   if (!ok) throw new VLMambaError('ERR_DOCTOR', 'something is missing, see above');
 }
 
-function cpuChecks(): Check[] {
-  return devices().map(({ name, available, description, isa, threads }) => ({
-    name,
+const describe = ({ description, isa, threads, computeCapability, memory }: DeviceInfo): string =>
+  computeCapability === undefined
+    ? `${description}, ${isa}, ${threads} threads`
+    : `${description}, compute capability ${computeCapability}, ${bytes(memory!)}`;
+
+function deviceChecks(): Check[] {
+  return devices().map((device) => ({
+    name: device.name,
     // A machine without a GPU is complete.
-    ok: available || name !== 'cpu',
-    detail: available ? `${description}, ${isa}, ${threads} threads` : `not used: ${description}`,
+    ok: device.available || device.name !== 'cpu',
+    detail: device.available ? describe(device) : `not used: ${device.description}`,
   }));
 }
 

@@ -6,16 +6,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-if [ ! -x .carry/node ]; then
-  python3 - <<'PY'
-import glob, lzma, shutil, tarfile
-with lzma.open(glob.glob('.carry/node-*.xz')[0]) as packed, open('.carry/node', 'wb') as node:
-    shutil.copyfileobj(packed, node)
-with tarfile.open('.carry/gpu.tar.xz') as packed:
-    packed.extractall('.', filter='fully_trusted')
+python3 - <<'PY'
+import glob, os, tarfile
+for name in glob.glob('.carry/*.tar.xz'):
+    done = name + '.unpacked'
+    if not os.path.exists(done) or os.path.getmtime(done) < os.path.getmtime(name):
+        with tarfile.open(name) as packed:
+            packed.extractall('.', filter='fully_trusted')
+        open(done, 'w').close()
 PY
-  chmod +x .carry/node
-fi
 export PATH="$PWD/.carry:$PATH"
 
 what=$1

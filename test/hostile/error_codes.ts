@@ -1,5 +1,5 @@
 /**
- * `npm run errors` writes ERRORS.md: every code that lib/ and native/ know, where it comes from, its cause and its fix. The test
+ * `npm run errors` writes ERRORS.md: every code that lib/, native/ and cuda/ know, where it comes from, its cause and its fix. The test
  * beside this file holds the source, this table and ERRORS.md to one another.
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -76,6 +76,11 @@ export const codes: Record<string, [string, string]> = {
   ERR_CKPT_SHAPE: ["A weight's shape is not what config.json says.", 'Compare config.json with the weights.'],
   ERR_CONVERT_EXISTS: ['What `convert` shall make is there already.', 'Give another name, or take the old one away.'],
   ERR_CONVERT_WRITE: ['`convert` cannot write its folder.', 'Check permissions and free space.'],
+  ERR_CUDA: ['A call of the CUDA runtime failed.', 'The message has the call and the reason that the driver gives.'],
+  ERR_CUDA_LOST: [
+    'The GPU stopped in the middle of its work, and CUDA can not be used any more in this process.',
+    "Start the process again, or load the model with `device: 'cpu'`. If it happens again with the same input, report it.",
+  ],
   ERR_CUDA_UNAVAILABLE: [
     'A CUDA device was asked for and there is none to use.',
     "See `vl-mamba doctor`, or use `device: 'cpu'`.",
@@ -266,14 +271,18 @@ export const codes: Record<string, [string, string]> = {
   ERR_TOK_VOCAB: ['The vocabulary makes no sense.', 'Correct tokenizer.json.'],
   ERR_USAGE: ['A command line that cannot be meant.', 'See `vl-mamba --help`.'],
   ERR_USAGE_LIBRARY: ['A folder is no library of pictures, or an empty one.', 'Make one with `vl-mamba index`.'],
+  ERR_VERIFY: [
+    "A step's results on the GPU are not the CPU's (`verify: true`).",
+    'Report it: the message names the op and the tensor.',
+  ],
 };
 
-/** The codes in quotes in lib/ and native/, with the files they are in. */
+/** The codes in quotes in lib/, native/ and cuda/, with the files they are in. */
 export function codesInSource(): Map<string, string[]> {
   const found = new Map<string, string[]>();
-  for (const folder of ['lib', 'native'])
+  for (const folder of ['lib', 'native', 'cuda'])
     for (const file of (readdirSync(folder, { recursive: true }) as string[]).sort()) {
-      if (!/\.(ts|cc|h)$/.test(file)) continue;
+      if (!/\.(ts|cc|h|cu|cuh)$/.test(file)) continue;
       const path = join(folder, file).replaceAll('\\', '/');
       for (const [, code] of readFileSync(path, 'utf8').matchAll(/['"`](ERR_[A-Z0-9_]*[A-Z0-9])['"`]/g)) {
         const files = found.get(code!) ?? [];

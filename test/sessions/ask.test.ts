@@ -1,6 +1,6 @@
 /** Many questions about one picture, several texts after one prompt, and the odds of given ones. */
 import * as assert from 'uvu/assert';
-import { failure, suite } from '../kit.ts';
+import { failure, onCuda, suite } from '../kit.ts';
 import { asking, picture, questions, settled, withDemo } from './kit.ts';
 
 const test = suite('ask');
@@ -101,7 +101,11 @@ test('scores are the log-probabilities of the tokens', () =>
       }
       assert.is(scores[i]!.choice, choice);
       assert.is(scores[i]!.tokens, ids.length);
-      assert.ok(Math.abs(scores[i]!.logprob - want) < 1e-4, `${choice}: ${scores[i]!.logprob}, expected ${want}`);
+      // On a GPU one token and many are read by other kernels, and activations have 16 bits.
+      assert.ok(
+        Math.abs(scores[i]!.logprob - want) < (onCuda ? 0.05 : 1e-4),
+        `${choice}: ${scores[i]!.logprob}, expected ${want}`,
+      );
     }
     assert.ok(Math.abs(scores.reduce((sum, { share }) => sum + share, 0) - 1) < 1e-12);
     const alone = await model.score({ prompt, images: [image], choices: [choices[3]!] });
