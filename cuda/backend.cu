@@ -49,8 +49,34 @@ struct Transfers {
   }
 };
 
+// The bytes from a tensor's first element to its last.
+std::pair<const std::byte*, const std::byte*> extent(const TensorArg& t) {
+  int64_t last = -1;
+  if (t && t.numel() > 0) {
+    last = 0;
+    for (int i = 0; i < t.rank; i++) last += (t.size[i] - 1) * t.stride[i];
+  }
+  return {t.as<std::byte>(), t.as<std::byte>() + (last + 1) * dtype_bytes(t.dtype)};
+}
+
+// For each step, whether its second input is written by none of them.
+std::vector<bool> fixed_weights(const std::vector<Step>& steps) {
+  std::vector<std::pair<const std::byte*, const std::byte*>> written;
+  for (const Step& step : steps)
+    for (const TensorArg& t : step.out)
+      if (t) written.push_back(extent(t));
+  std::vector<bool> fixed;
+  for (const Step& step : steps) {
+    const auto [begin, end] = extent(step.in[1]);
+    fixed.push_back(std::none_of(written.begin(), written.end(),
+                                 [&](const auto& range) { return range.first < end && begin < range.second; }));
+  }
+  return fixed;
+}
+
 struct Executable {
   std::vector<Step> steps;
+  std::vector<bool> fixed_weight;
   Transfers inputs, outputs;
   size_t workspace = 0;
   cudaGraphExec_t graph = nullptr;
@@ -58,7 +84,7 @@ struct Executable {
   std::chrono::nanoseconds last_time{0};
 
   Executable(std::span<const Step> s, std::span<const Port> in, std::span<const Port> out)
-      : steps(s.begin(), s.end()), inputs(in, 0), outputs(out, inputs.end) {}
+      : steps(s.begin(), s.end()), fixed_weight(fixed_weights(steps)), inputs(in, 0), outputs(out, inputs.end) {}
 };
 
 class Cuda final : public Backend {
@@ -352,7 +378,8 @@ class Cuda final : public Backend {
 
   void launch_step(const Executable& program, size_t s) {
     const Step& step = program.steps[s];
-    kOps[step.op].launch(step, {stream_, card_, static_cast<int>(s), workspace_, counters_, fault_});
+    kOps[step.op].launch(step,
+                         {stream_, card_, static_cast<int>(s), workspace_, counters_, fault_, program.fixed_weight[s]});
   }
 
   void time_steps(const Executable& program, double* ms) {

@@ -63,6 +63,23 @@ inline void expect_dtype(const TensorArg& t, const char* name, Dtype dtype) {
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
+// The first thing a kernel does, or the second: before it, only what no kernel writes may be read (weights), and nothing
+// written. From Hopper on a kernel is started while the one in front of it still runs (programmatic dependent launch); here
+// it lets the next one start in turn, and waits until all memory is as the one in front leaves it. Every thread of every
+// kernel has to come by: what waits for a kernel relies on that kernel having waited.
+__device__ inline void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+inline cudaLaunchAttribute launched_early() {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return attribute;
+}
+
 // kernel<<<grid, block, shared>>>(args...) on the step's stream. Grids with a dimension of 0 are nothing to do.
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, const Launch& on, Args&&... args) {
@@ -74,6 +91,9 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, con
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = on.stream;
+  cudaLaunchAttribute early = launched_early();
+  config.attrs = &early;
+  config.numAttrs = on.card.arch >= 90 ? 1 : 0;
   VLM_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 

@@ -13,7 +13,8 @@ namespace vlm {
 // The first of the four words of Philox-4x32-10 (Salmon, Moraes, Dror & Shaw 2011, §3.3) for the counter
 // {c0, c1, c2, c3}. Unrolled by recursion: compilers do not vectorize a loop around a loop.
 template <int Rounds = 10>
-VLM_HD inline uint32_t philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2 = 0, uint32_t c3 = 0) {
+VLM_HD inline uint32_t philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2 = 0,
+                              uint32_t c3 = 0) {
   if constexpr (Rounds == 0) {
     return c0;
   } else {

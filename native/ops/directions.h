@@ -20,7 +20,9 @@ VLM_HD inline Walk walk(int direction, int64_t height, int64_t width, int64_t ro
 }
 
 // The patch numbers of a row-major grid in the order of the direction.
-VLM_HD inline Walk patches(int direction, int64_t height, int64_t width) { return walk(direction, height, width, width, 1); }
+VLM_HD inline Walk patches(int direction, int64_t height, int64_t width) {
+  return walk(direction, height, width, width, 1);
+}
 
 // A plain sequence, as a walk.
 VLM_HD inline Walk steps(int64_t count) { return {0, 1, 0, count, 1}; }

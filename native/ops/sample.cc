@@ -113,11 +113,12 @@ SIMD_INLINE Cut beginning(const int32_t* order, int64_t n, int64_t* histogram, i
   for (const int shift : {21, 10, 0}) {
     std::memset(histogram, 0, kBins * sizeof *histogram);
     const int above = shift == 21 ? 32 : shift == 10 ? 21 : 10;
+    const uint64_t digits = (uint64_t{1} << (above - shift)) - 1;
     for (int64_t i = 0; i < n; i++) {
       const uint64_t place = static_cast<uint32_t>(order[i]) ^ 0x80000000u;
-      if (place >> above == found >> above) histogram[place >> shift & (kBins - 1)] += weight(i);
+      if (place >> above == found >> above) histogram[place >> shift & digits] += weight(i);
     }
-    uint64_t digit = (uint64_t{1} << (above - shift)) - 1;
+    uint64_t digit = digits;
     for (; digit > 0 && histogram[digit] < target; digit--) target -= histogram[digit];
     found |= digit << shift;
   }

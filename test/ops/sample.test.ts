@@ -282,6 +282,12 @@ test('filters at their edges', async () => {
   assert.equal(await ids({ temperature: 1, topK: 3 }), [0, 1, 2], 'ties at the cut: lower ids');
   assert.equal(await ids({ temperature: 1, topK: 2 ** 31 }), range(10), 'top-k beyond the vocabulary is all of it');
   assert.equal(await ids({ temperature: 1, topP: 0.31 }), [0, 1, 2, 3], 'ties at the cut: lower ids');
+  // Numbers with ones at the borders of the digits that the cut is searched by, and below.
+  for (const bit of [2 ** -13 + 2 ** -23, 2 ** -2 + 2 ** -13, 2 ** -14 + 2 ** -23, 2 ** -23]) {
+    const alike = new Float32Array(v).fill(1 + bit);
+    assert.equal(await ids({ temperature: 1, topK: 1 }, alike), [0], `one of many that are 1 + ${bit}`);
+    assert.equal(await ids({ temperature: 1, topP: 0.01 }, alike), [0], `the first of many that are 1 + ${bit}`);
+  }
   assert.equal(await ids({ temperature: 1, topP: 1e-30 }), [0], 'top-p keeps at least one');
   assert.equal(await ids({ temperature: 1, topP: 1e-30, vocabLimit: 1 }), [0], 'one token');
   assert.equal(await ids({ temperature: 1, minP: 1 }), range(10), 'min-p 1 keeps all that are as likely as the first');

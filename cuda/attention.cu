@@ -1,0 +1,521 @@
+// y[i] = Σ_j softmax_j(scale q[i]·k[j]) v[j] for each head, without a mask (Vaswani et al. 2017, eq. 1)
+// q, y: [b, l, h, d]    k, v: [b, m, h, d]    q, k, v alike f32 | f16 | bf16, y any of them; the last dimension contiguous,
+// the others anywhere
+//
+// A block is some queries of a head; keys and values pass through shared memory in tiles, with a running maximum
+// (Milakov & Gimelshein 2018, alg. 3), the products on the tensor cores. A query's bits don't depend on its block.
+#include <cfloat>
+
+#include "attention_mma.cuh"
+#include "attention_wgmma.cuh"
+#include "rows.cuh"
+
+namespace vlm::cuda {
+namespace {
+
+struct Side {
+  void* data;
+  int64_t stride[3];  // of batch, row and head
+  template <class T>
+  __device__ T* head(int64_t b, int64_t h) const {
+    return static_cast<T*>(data) + b * stride[0] + h * stride[2];
+  }
+};
+
+struct Args {
+  Side q, k, v, y;  // [b,l,h,d], k and v [b,m,h,d]
+  Dtype y_dtype;
+  int queries, keys, heads, d, blocks;  // l, m, h, d; blocks of a head
+  float scale;                          // |scale| · log2(e), not 0: powers of 2 are cheaper than those of e
+  uint32_t flip;                        // the bits that give q the sign of scale
+  bool wide;                            // q, k and v can be moved 16 bytes at a time
+  bool pairs;                           // y can be written two numbers at a time
+};
+
+// The numbers of a block. kD: the head's columns, padded with zeros.
+template <class T, int kD>
+struct Tile {
+  static constexpr int kWarps = sizeof(T) == 4 && kD > 128 ? 2 : 4;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kQueries = kWarps * 16;
+  static constexpr int kKeys = (kD > 128 ? 64 : 128) / sizeof(T);
+  static constexpr int kPitch = kD + 16 / sizeof(T);  // spreads the rows over the banks
+  static constexpr int kBytes = (kQueries + 4 * kKeys) * kPitch * sizeof(T);
+  static_assert(kBytes <= 99 << 10, "a block of compute capability 8.6 has no more");
+};
+
+// Fills a tile with rows of a head, zeros beyond `rows` and `d`. A thread takes the same columns of several rows.
+template <class T, int kD, int kRows>
+__device__ void fill(T* tile, const T* from, int64_t stride, int rows, const Args& p) {
+  using Shape = Tile<T, kD>;
+  constexpr int kPack = 16 / sizeof(T), kStep = Shape::kThreads / (kD / kPack);
+  const int row = threadIdx.x / (kD / kPack), column = threadIdx.x % (kD / kPack) * kPack;
+  if (row >= kStep) return;
+  tile += row * Shape::kPitch + column;
+  from += row * stride + column;
+  if (p.wide) {
+    const bool inside = column < p.d;
+#pragma unroll
+    for (int r = 0; r < kRows; r += kStep)
+      if (row + r < kRows) {
+        const bool there = inside && row + r < rows;
+        copy_async16(shared_address(tile + r * Shape::kPitch), there ? from + r * stride : p.q.data, there);
+      }
+  } else {
+    for (int r = 0; row + r < kRows; r += kStep)
+      for (int i = 0; i < kPack; i++)
+        tile[r * Shape::kPitch + i] = row + r < rows && column + i < p.d ? from[r * stride + i] : T{};
+  }
+}
+
+// A warp's 16 queries times one tile. Fragments are those of mma: lane 4g + t holds rows g and g + 8, and of each 8
+// columns number 2t and 2t + 1.
+template <class T, int kD>
+struct Products {
+  using Shape = Tile<T, kD>;
+  static constexpr int kPitch = Shape::kPitch, kKeys = Shape::kKeys;
+  uint32_t q[kD / 16][4];
+
+  __device__ void take(const T* queries, uint32_t flip) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int c = 0; c < kD / 16; c++) {
+      load_matrices(q[c], queries + lane % 16 * kPitch + c * 16 + lane / 16 * 8);
+      for (uint32_t& x : q[c]) x ^= flip;
+    }
+  }
+
+  // s = q kᵀ
+  __device__ void scores(float (&s)[kKeys / 8][4], const T* k) const {
+    const int lane = threadIdx.x % 32;
+    k += (lane % 8 + lane / 16 * 8) * kPitch + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; n += 2) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) s[n][i] = s[n + 1][i] = 0;
+#pragma unroll
+      for (int c = 0; c < kD / 16; c++) {
+        uint32_t b[4];
+        load_matrices(b, k + n * 8 * kPitch + c * 16);
+        mma<T>(s[n], q[c], b[0], b[1]);
+        mma<T>(s[n + 1], q[c], b[2], b[3]);
+      }
+    }
+  }
+
+  // o = o · keep + s v, keep being a number for each of the two rows
+  __device__ void values(float (&o)[kD / 8][4], const float (&keep)[2], const float (&s)[kKeys / 8][4],
+                         const T* v) const {
+    const int lane = threadIdx.x % 32;
+    v += lane % 16 * kPitch + lane / 16 * 8;
+#pragma unroll
+    for (int n = 0; n < kD / 8; n++)
+      for (int i = 0; i < 4; i++) o[n][i] *= keep[i / 2];
+#pragma unroll
+    for (int j = 0; j < kKeys / 16; j++) {
+      const uint32_t a[4] = {pack<T>(s[2 * j][0], s[2 * j][1]), pack<T>(s[2 * j][2], s[2 * j][3]),
+                             pack<T>(s[2 * j + 1][0], s[2 * j + 1][1]), pack<T>(s[2 * j + 1][2], s[2 * j + 1][3])};
+#pragma unroll
+      for (int n = 0; n < kD / 8; n += 2) {
+        uint32_t b[4];
+        load_matrices_transposed(b, v + j * 16 * kPitch + n * 8);
+        mma<T>(o[n], a, b[0], b[1]);
+        mma<T>(o[n + 1], a, b[2], b[3]);
+      }
+    }
+  }
+};
+
+// f32 as three products of tf32: x = big + small, and small · small is beyond the digits. Tensor cores cut their sums off
+// rather than round them, so sums stay short and the small products have their own.
+template <int kD>
+struct Products<float, kD> {
+  using Shape = Tile<float, kD>;
+  static constexpr int kPitch = Shape::kPitch, kKeys = Shape::kKeys;
+  const float* q;  // this lane's two rows, at its columns
+  uint32_t flip;
+
+  __device__ void take(const float* queries, uint32_t flip_sign) {
+    const int lane = threadIdx.x % 32;
+    q = queries + lane / 4 * kPitch + lane % 4 * 4;
+    flip = flip_sign;
+  }
+
+  // The order of columns in a sum is free: lane 4g + t takes columns 4t … 4t + 3 of each 16, which lie side by side.
+  __device__ void scores(float (&s)[kKeys / 8][4], const float* k) const {
+    const int lane = threadIdx.x % 32;
+    k += lane / 4 * kPitch + lane % 4 * 4;
+    float rest[kKeys / 8][4] = {};
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; n++)
+      for (int i = 0; i < 4; i++) s[n][i] = 0;
+#pragma unroll
+    for (int c = 0; c < kD; c += 16) {
+      const float4 top = *reinterpret_cast<const float4*>(q + c),
+                   low = *reinterpret_cast<const float4*>(q + 8 * kPitch + c);
+      const Split a[2][4] = {{split(top.x, flip), split(low.x, flip), split(top.y, flip), split(low.y, flip)},
+                             {split(top.z, flip), split(low.z, flip), split(top.w, flip), split(low.w, flip)}};
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; n++) {
+        const float4 b = *reinterpret_cast<const float4*>(k + n * 8 * kPitch + c);
+        mma_split(s[n], rest[n], a[0], split(b.x), split(b.y));
+        mma_split(s[n], rest[n], a[1], split(b.z), split(b.w));
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; n++)
+      for (int i = 0; i < 4; i++) s[n][i] += rest[n][i];
+  }
+
+  // Of each 8 keys, lane 4g + t takes 2t and 2t + 1: the scores it holds.
+  __device__ void values(float (&o)[kD / 8][4], const float (&keep)[2], const float (&s)[kKeys / 8][4],
+                         const float* v) const {
+    const int lane = threadIdx.x % 32;
+    v += lane % 4 * 2 * kPitch + lane / 4;
+    Split a[kKeys / 8][4];
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; j++) {
+      a[j][0] = split(s[j][0]);
+      a[j][1] = split(s[j][2]);
+      a[j][2] = split(s[j][1]);
+      a[j][3] = split(s[j][3]);
+    }
+#pragma unroll
+    for (int n = 0; n < kD / 8; n++) {
+      float sum[4] = {}, rest[4] = {};
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; j++)
+        mma_split(sum, rest, a[j], split(v[j * 8 * kPitch + n * 8]), split(v[(j * 8 + 1) * kPitch + n * 8]));
+      for (int i = 0; i < 4; i++) o[n][i] = fmaf(o[n][i], keep[i / 2], sum[i] + rest[i]);
+    }
+  }
+};
+
+// The running softmax of a lane's two rows, 4 lanes having a row together; `top` is scaled.
+struct Softmax {
+  float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
+
+  // Scores of a tile, of which `keys` are there, become their powers; what was summed so far counts keep times.
+  template <int kN>
+  __device__ void take(float (&s)[kN][4], int keys, float scale, float (&keep)[2]) {
+    if (keys < kN * 8) {
+#pragma unroll
+      for (int n = 0; n < kN; n++)
+        for (int i = 0; i < 4; i++)
+          if (n * 8 + threadIdx.x % 4 * 2 + i % 2 >= keys) s[n][i] = -INFINITY;
+    }
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      float high = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < kN; n++) high = fmaxf(high, fmaxf(s[n][row * 2], s[n][row * 2 + 1]));
+      high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
+      high = fmaxf(top[row], fmaxf(high, __shfl_xor_sync(~0u, high, 2)) * scale);
+      keep[row] = power2(top[row] - high);
+      top[row] = high;
+      total[row] *= keep[row];
+#pragma unroll
+      for (int n = 0; n < kN; n++) {
+        for (int i = row * 2; i < row * 2 + 2; i++) s[n][i] = power2(fmaf(s[n][i], scale, -high));
+        total[row] += s[n][row * 2] + s[n][row * 2 + 1];
+      }
+    }
+  }
+};
+
+// A warp's 16 rows of y, from query `first` on.
+template <int kN>
+__device__ void finish(const Args& p, int64_t b, int64_t h, int first, const float (&o)[kN][4], Softmax softmax) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    float& total = softmax.total[row];
+    total += __shfl_xor_sync(~0u, total, 1);
+    total += __shfl_xor_sync(~0u, total, 2);
+    const float share = 1.f / total;
+    const int query = first + lane / 4 + row * 8;
+    if (query >= p.queries) continue;
+    const auto write = [&](auto type) {
+      using Y = decltype(type);
+      Y* const y = p.y.head<Y>(b, h) + query * p.y.stride[1];
+#pragma unroll
+      for (int n = 0; n < kN; n++) {
+        const int c = n * 8 + lane % 4 * 2;
+        const Pack<Y, 2> two{from_float<Y>(o[n][row * 2] * share), from_float<Y>(o[n][row * 2 + 1] * share)};
+        if (p.pairs && c < p.d) {
+          *reinterpret_cast<Pack<Y, 2>*>(y + c) = two;
+        } else {
+          if (c < p.d) y[c] = two.v[0];
+          if (c + 1 < p.d) y[c + 1] = two.v[1];
+        }
+      }
+    };
+    if (p.y_dtype == Dtype::f32)
+      write(float{});
+    else if (p.y_dtype == Dtype::f16)
+      write(f16{});
+    else
+      write(bf16{});
+  }
+}
+
+template <class T, int kD>
+__global__ void __launch_bounds__(Tile<T, kD>::kThreads) attend(const __grid_constant__ Args p) {
+  wait_for_inputs();
+  using Shape = Tile<T, kD>;
+  constexpr int kKeys = Shape::kKeys, kTile = kKeys * Shape::kPitch;
+  extern __shared__ __align__(128) std::byte shared[];
+  T* const queries = reinterpret_cast<T*>(shared);
+  T* const tiles = queries + Shape::kQueries * Shape::kPitch;  // k, v of even tiles, then of odd ones
+
+  const int first = blockIdx.x % p.blocks * Shape::kQueries, head = blockIdx.x / p.blocks;
+  const int64_t b = head / p.heads, h = head % p.heads;
+  const T* const k = p.k.head<T>(b, h);
+  const T* const v = p.v.head<T>(b, h);
+  const auto fetch = [&](int key) {
+    T* const tile = tiles + key / kKeys % 2 * 2 * kTile;
+    fill<T, kD, kKeys>(tile, k + key * p.k.stride[1], p.k.stride[1], p.keys - key, p);
+    fill<T, kD, kKeys>(tile + kTile, v + key * p.v.stride[1], p.v.stride[1], p.keys - key, p);
+    copies_commit();
+  };
+  fill<T, kD, Shape::kQueries>(queries, p.q.head<T>(b, h) + first * p.q.stride[1], p.q.stride[1], p.queries - first, p);
+  fetch(0);
+  copies_wait<0>();
+  __syncthreads();
+
+  const int warp = threadIdx.x / 32;
+  Products<T, kD> products;
+  products.take(queries + warp * 16 * Shape::kPitch, p.flip);
+  Softmax softmax;
+  float o[kD / 8][4] = {};
+  for (int key = 0; key < p.keys; key += kKeys) {
+    if (key + kKeys < p.keys) fetch(key + kKeys);
+    const T* const tile = tiles + key / kKeys % 2 * 2 * kTile;
+    float s[kKeys / 8][4], keep[2];
+    products.scores(s, tile);
+    softmax.take(s, p.keys - key, p.scale, keep);
+    products.values(o, keep, s, tile + kTile);
+    copies_wait<0>();
+    __syncthreads();
+  }
+  finish(p, b, h, first + warp * 16, o, softmax);
+}
+
+// The same on Hopper: one warpgroup copies tiles, the others have 64 queries each and share them. While a tile's powers are
+// taken, the next one's scores and the last one's values are multiplied.
+template <int kD>
+struct HopperTile {
+  static constexpr int kKeys = 64, kStages = 8, kMaxWarpgroups = 2;
+  static constexpr int kThreads = (kMaxWarpgroups + 1) * 128;
+  static constexpr int kPitch = (kKeys + 1) * 16;  // of 8 columns, in bytes; the one more spreads copies over the banks
+  static constexpr int kSteps = static_cast<int>(ceil_div(kD, 16));
+  static constexpr int kKBytes = 2 * kSteps * kPitch, kStageBytes = kKBytes + kD / 8 * kPitch;
+  static constexpr int kBytes = kStages * (kStageBytes + 2 * 8);  // two barriers a stage: it is full, it is empty
+};
+
+template <class T, int kD>
+__global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(const __grid_constant__ Args p) {
+#if __CUDA_ARCH_FEAT_SM90_ALL
+  wait_for_inputs();
+  using Shape = HopperTile<kD>;
+  constexpr int kKeys = Shape::kKeys, kStages = Shape::kStages, kPitch = Shape::kPitch, kPacks = kD / 8;
+  extern __shared__ __align__(128) std::byte shared[];
+  const uint32_t tiles = shared_address(shared), barriers = tiles + kStages * Shape::kStageBytes;
+  const auto stage = [&](int tile) { return tiles + tile % kStages * Shape::kStageBytes; };
+  const auto full = [&](int tile) { return barriers + tile % kStages * 16; };
+  const auto empty = [&](int tile) { return full(tile) + 8; };
+
+  const int warpgroup = threadIdx.x / 128, warpgroups = blockDim.x / 128 - 1;
+  const int head = blockIdx.x / p.blocks, first = (blockIdx.x % p.blocks * warpgroups + warpgroup - 1) * 64;
+  const int64_t b = head / p.heads, h = head % p.heads;
+  const int count = (p.keys + kKeys - 1) / kKeys;
+
+  if (threadIdx.x < kStages) {
+    barrier_init(full(threadIdx.x), 4);  // warps
+    barrier_init(empty(threadIdx.x), warpgroups * 4);
+  }
+  if constexpr (kD % 16 != 0)  // the columns of k that fill the last step
+    for (int i = threadIdx.x; i < kStages * kKeys; i += blockDim.x)
+      *reinterpret_cast<uint4*>(shared + i / kKeys * Shape::kStageBytes + kPacks * kPitch + i % kKeys * 16) = uint4{};
+  __syncthreads();
+
+  if (warpgroup == 0) {
+    give_registers<40>();
+    constexpr int kUnderWay = 2;  // tiles that are being copied
+    // A thread copies the same 8 columns of every tile.
+    constexpr int kRows = 128 / kPacks;
+    const int row = threadIdx.x / kPacks, column = threadIdx.x % kPacks;
+    const uint32_t offset = column * kPitch + row * 16;
+    const T* k = p.k.head<T>(b, h) + row * p.k.stride[1] + column * 8;
+    const T* v = p.v.head<T>(b, h) + row * p.v.stride[1] + column * 8;
+    int left = p.keys - row;
+    for (int tile = 0; tile < count + kUnderWay; tile++) {
+      if (tile >= kStages && tile < count) barrier_wait(empty(tile), (tile / kStages + 1) % 2);
+      const uint32_t to = stage(tile) + offset;
+#pragma unroll
+      for (int i = 0; i < kKeys; i += kRows)
+        if (row < min(kRows, kKeys - i) && tile < count) {
+          copy_async16(to + i * 16, k + i * p.k.stride[1], i < left);
+          copy_async16(to + i * 16 + Shape::kKBytes, v + i * p.v.stride[1], i < left);
+        }
+      copies_commit();
+      copies_wait<kUnderWay>();
+      __syncwarp();
+      if (tile >= kUnderWay && threadIdx.x % 32 == 0) barrier_arrive(full(tile - kUnderWay));
+      k += kKeys * p.k.stride[1];
+      v += kKeys * p.v.stride[1];
+      left -= kKeys;
+    }
+  } else {
+    take_registers<232>();
+    const int lane = threadIdx.x % 32, query = first + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    uint32_t q[Shape::kSteps][4];
+#pragma unroll
+    for (int c = 0; c < Shape::kSteps; c++)
+      for (int i = 0; i < 4; i++) {
+        const int row = query + i % 2 * 8, column = c * 16 + i / 2 * 8 + lane % 4 * 2;
+        q[c][i] = row < p.queries && column < kD
+                      ? *reinterpret_cast<const uint32_t*>(p.q.head<T>(b, h) + row * p.q.stride[1] + column) ^ p.flip
+                      : 0;
+      }
+
+    Softmax softmax;
+    float o[kPacks][4] = {}, even[8][4], odd[8][4];
+    const auto scores = [&](float(&s)[8][4], int tile) {
+      barrier_wait(full(tile), tile / kStages % 2);
+      fence_shared();
+      wgmma_fence();
+#pragma unroll
+      for (int c = 0; c < Shape::kSteps; c++)
+        wgmma<T, 0>(s, q[c], columns_summed(stage(tile) + c * 2 * kPitch, kPitch), c > 0);
+      wgmma_commit();
+    };
+    // Of the scores `now`, with the products under way that were started before: the last tile's values, the next one's
+    // scores.
+    const auto values = [&](float(&now)[8][4], int tile) {
+      float keep[2];
+      softmax.take(now, p.keys - tile * kKeys, p.scale, keep);
+      pin(now);
+      stay_above(softmax.total[0] + softmax.total[1]);
+      wgmma_wait<0>();
+      pin(o);
+#pragma unroll
+      for (int n = 0; n < kPacks; n++)
+        for (int i = 0; i < 4; i++) o[n][i] *= keep[i / 2];
+      uint32_t a[4][4];
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 4; i++) a[j][i] = pack<T>(now[2 * j + i / 2][i % 2 * 2], now[2 * j + i / 2][i % 2 * 2 + 1]);
+      wgmma_fence();
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        wgmma<T, 1>(o, a[j], rows_summed(stage(tile) + Shape::kKBytes + j * 256, kPitch), true);
+      wgmma_commit();
+      if (tile > 0 && lane == 0) barrier_arrive(empty(tile - 1));
+    };
+
+    scores(even, 0);
+    wgmma_wait<0>();
+    pin(even);
+    int tile = 0;
+    for (; tile + 2 < count; tile += 2) {
+      scores(odd, tile + 1);
+      values(even, tile);
+      pin(odd);
+      scores(even, tile + 2);
+      values(odd, tile + 1);
+      pin(even);
+    }
+    if (tile + 1 < count) {
+      scores(odd, tile + 1);
+      values(even, tile);
+      pin(odd);
+      values(odd, tile + 1);
+    } else {
+      values(even, tile);
+    }
+    wgmma_wait<0>();
+    pin(o);
+    finish(p, b, h, query - lane / 4, o, softmax);
+  }
+#endif
+}
+
+// How many warpgroups share a block: those that fill the card best, more rather than fewer, for they read less.
+int warpgroups(int64_t queries, int64_t heads, int multiprocessors) {
+  int best = 1;
+  int64_t least = INT64_MAX;
+  for (int n = 1; n <= 2; n++) {
+    const int64_t blocks = ceil_div(queries, n * 64) * heads, cost = ceil_div(blocks, multiprocessors) * n;
+    if (cost <= least) {
+      least = cost;
+      best = n;
+    }
+  }
+  return best;
+}
+
+template <class T, int kD>
+void launch_hopper(Args p, int64_t heads, const Launch& on) {
+  const int n = warpgroups(p.queries, heads, on.card.multiprocessors);
+  p.blocks = static_cast<int>(ceil_div(p.queries, n * 64));
+  launch(attend_hopper<T, kD>, static_cast<unsigned>(p.blocks * heads), (n + 1) * 128, HopperTile<kD>::kBytes, on, p);
+}
+
+template <class T, int kD>
+void launch_tile(Args p, int64_t heads, const Launch& on) {
+  using Shape = Tile<T, kD>;
+  p.blocks = static_cast<int>(ceil_div(p.queries, Shape::kQueries));
+  launch(attend<T, kD>, static_cast<unsigned>(p.blocks * heads), Shape::kThreads, Shape::kBytes, on, p);
+}
+
+}  // namespace
+
+size_t workspace_attention(const Step& step, const Card&) {
+  const auto [q, k, v] = step.inputs<3>();
+  expect_float(q, "q");
+  check_dtype(k, "k", q.dtype);
+  check_dtype(v, "v", q.dtype);
+  expect_float(step.out[0], "y");
+  CHECK(q.size[3] <= 256, "a head must have at most 256 columns, got ", shape(q));
+  CHECK(q.size[1] <= 1 << 30 && k.size[1] <= 1 << 30, "too many rows: ", shape(q), ", ", shape(k));
+  return 0;
+}
+
+void launch_attention(const Step& step, const Launch& on) {
+  const auto [q, k, v] = step.inputs<3>();
+  const TensorArg& y = step.out[0];
+  if (y.numel() == 0) return;
+  const auto side = [](const TensorArg& t) { return Side{t.data, {t.stride[0], t.stride[1], t.stride[2]}}; };
+  const float scale = step.attr[0].f * 1.44269504f;
+  const uint32_t flip = scale >= 0 ? 0 : q.dtype == Dtype::f32 ? 0x80000000 : 0x80008000;
+  const auto wide = [](const TensorArg& t) {
+    return t.size[3] * dtype_bytes(t.dtype) % 16 == 0 && rows_of(t).packs(16 / dtype_bytes(t.dtype));
+  };
+  const Args p{side(q),
+               side(k),
+               side(v),
+               side(y),
+               y.dtype,
+               static_cast<int>(q.size[1]),
+               static_cast<int>(k.size[1]),
+               static_cast<int>(q.size[2]),
+               static_cast<int>(q.size[3]),
+               0,
+               fmaxf(fabsf(scale), FLT_MIN),
+               flip,
+               wide(q) && wide(k) && wide(v),
+               y.size[3] % 2 == 0 && rows_of(y).packs(2)};
+  with_float(q, "q", [&](auto type) {
+    using T = decltype(type);
+    if constexpr (sizeof(T) == 2)
+      if (on.card.arch == 90 && p.wide && p.d == 72) return launch_hopper<T, 72>(p, q.size[0] * q.size[2], on);
+    const auto tile = p.d <= 64    ? launch_tile<T, 64>
+                      : p.d <= 80  ? launch_tile<T, 80>
+                      : p.d <= 128 ? launch_tile<T, 128>
+                                   : launch_tile<T, 256>;
+    tile(p, q.size[0] * q.size[2], on);
+  });
+}
+
+}  // namespace vlm::cuda

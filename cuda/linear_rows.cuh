@@ -1,0 +1,11 @@
+// The rows form of linear: few rows of x, as decoding has them, so that reading the weights is all of the work.
+#pragma once
+
+#include "op.h"
+
+namespace vlm::cuda {
+
+size_t linear_rows_workspace(const Step&, const Card&);
+void launch_linear_rows(const Step&, const Launch&);
+
+}  // namespace vlm::cuda
