@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "built_images.h"
 #include "fault.h"
 #include "library.h"
 #include "op.h"
@@ -444,9 +445,8 @@ extern "C" {
 VLM_EXPORT int vlm_cuda_version() { return vlm::cuda::kLibraryVersion; }
 
 VLM_EXPORT const int* vlm_cuda_images(int* count) {
-  static constexpr int images[] = {VLM_CUDA_IMAGES};
-  *count = sizeof images / sizeof images[0];
-  return images;
+  *count = sizeof kBuiltImages / sizeof kBuiltImages[0];
+  return kBuiltImages;
 }
 
 VLM_EXPORT vlm::Backend* vlm_cuda_open(int ordinal, int graphs) {

@@ -16,7 +16,7 @@
 namespace vlm::cuda {
 namespace {
 
-constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kStages = 4;
+constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kStages = 3;
 constexpr int kSpan = 16;  // steps whose instructions the compiler may mix
 
 // A block of kQuads warps with 8·M channels, 4 lanes with 4 states each to a channel, kPairs warps with 2 channels, 16 lanes
@@ -32,15 +32,16 @@ using Large = Tile<4, 2, 4, 8>;   // 72
 
 template <class T>
 struct Shared {
-  float B_C[3][kSteps][kPitch];  // B, then C, of each step
+  float B_C[2][kSteps][kPitch];  // B, then C, of each step
   float dt[2][T::channels][kPitch];
   float x[2][T::channels][kPitch];  // dt·u, and then the sums
 };
 
-// The barrier of a block whose warps go different ways between two of them.
+// The barrier of a block whose warps go different ways between two of them: not bar.sync, which promises that all come by
+// the same instruction.
 template <class T>
 __device__ inline void meet() {
-  asm volatile("bar.sync 1, %0;" ::"n"(T::threads) : "memory");
+  asm volatile("barrier.sync 1, %0;" ::"n"(T::threads) : "memory");
 }
 
 // Where a block is.
@@ -86,22 +87,20 @@ __device__ inline int64_t state_row(const ScanProblem& p, int64_t b, bool fits) 
   return !p.slots.data ? b : fits ? static_cast<const int32_t*>(p.slots.data)[b * p.slots.stride[0]] : -1;
 }
 
-// From global to shared memory, or zeros to it.
 template <int kBytes>
-__device__ inline void copy_async(void* to, const void* from, bool valid = true) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  if constexpr (kBytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid ? 16 : 0) : "memory");
-  else if constexpr (kBytes == 4)
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
-  else  // less than the hardware copies by itself
-    *static_cast<uint16_t*>(to) = *static_cast<const uint16_t*>(from);
+__device__ inline void copy_async(std::byte* to, const void* from) {
+  if constexpr (kBytes == 2)  // less than the hardware copies by itself
+    *reinterpret_cast<uint16_t*>(to) = *static_cast<const uint16_t*>(from);
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+                 "l"(from), "n"(kBytes)
+                 : "memory");
 }
 
-// The part of a warp that moves data: tiles come, as they are, to a ring in shared memory two tiles ahead. A lane has one
-// step of each tile; it writes dt and x of its elements there, and later it reads their sums. kRows: channels are
-// neighbours in memory, and the lane takes pairs of them, with 8 steps to a warp; otherwise lanes are 32 steps and a warp
-// has every eighth channel. What lies outside is read inside, and not used.
+// The part of a warp that moves data. A lane has one step of each tile: what it needs it copies ahead to a ring in shared
+// memory that only it reads, it writes dt and x, and later it reads the sums. kRows: channels are neighbours in memory, and
+// the lane takes pairs of them, with 8 steps to a warp; otherwise lanes are 32 steps and a warp has every eighth channel.
+// What lies outside is read inside, and not used.
 template <class T, bool kRows>
 __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, const Place& at, int warp) {
   constexpr int N = kRows ? 2 : 1, kParts = T::kCarriers, kCarrierThreads = 32 * T::kCarriers;
@@ -109,6 +108,7 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
   const int lane = threadIdx.x % 32, thread = warp * 32 + lane;
   const int step = kRows ? warp % 4 * 8 + lane % 8 : lane, part = kRows ? warp / 4 * 4 + lane / 8 : warp;
   const auto channel_of = [&](int i) { return (kParts * i + part) * N; };
+  const auto in_tile = [&](int i) { return T::channels % (kParts * N) == 0 || channel_of(i) < T::channels; };
   const int channels = static_cast<int>(min(p.d - at.c0, int64_t{T::channels}));
   const int count = (channels - part * N + kParts * N - 1) / (kParts * N);  // items that exist
   const Walk walk = p.walk[p.walks == 1 ? 0 : at.k];
@@ -126,84 +126,54 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
   const int first_state = part % (kParts / 2) * kProjections, states = static_cast<int>(p.n);
   const Dtype projected_dtype = is_C ? p.C.dtype : p.B.dtype;
   const int64_t projected_step = is_C ? p.C.step : p.B.step, projected_channel = is_C ? p.C.channel : p.B.channel;
-  const void* projected_base = is_C ? advance(p.C, at.b * p.C.row + at.k * p.C.group)
-                                    : advance(p.B, at.b * p.B.row + at.k * p.B.group);
+  const void* projected_base =
+      is_C ? advance(p.C, at.b * p.C.row + at.k * p.C.group) : advance(p.B, at.b * p.B.row + at.k * p.B.group);
   const void *u_base = base(p.u), *delta_base = base(p.delta), *z_base = base(p.z);
   void* y_base = base(p.y);
 
-  // A stage of the ring: u, delta and z, [step][channel] if kRows and [item][thread] otherwise, and then B or C, [thread].
-  constexpr int kElements = T::channels * kSteps;
-  const int delta_at = kElements * element_bytes(p.u), z_at = delta_at + kElements * element_bytes(p.delta);
-  const int projected_at = z_at + (p.z.data ? kElements * element_bytes(p.z) : 0);
-  const int stage_bytes = projected_at + (kRows ? 0 : 2 * kStates * kSteps * static_cast<int>(sizeof(float)));
+  // A stage of the ring: B or C, u, delta and z, each [item][thread].
+  const int u_at = kProjections * sizeof(float) * kCarrierThreads;
+  const int delta_at = u_at + kItems * N * kCarrierThreads * element_bytes(p.u);
+  const int z_at = delta_at + kItems * N * kCarrierThreads * element_bytes(p.delta);
+  const int stage_bytes = z_at + (p.z.data ? kItems * N * kCarrierThreads * element_bytes(p.z) : 0);
 
-  const auto load_rows = [&](int64_t t0, std::byte* stage, int buffer) {
-    const auto copy = [&](std::byte* to, const Sequence& s) {
+  const auto load = [&](int64_t spot, std::byte* stage) {
+    const auto copy = [&](std::byte* to, const Sequence& s, const void* from) {
       const auto each = [&](auto type) {
         using E = decltype(type);
-        constexpr int kPack = 16 / sizeof(E), kPacks = T::channels / kPack;
-        const E* from = static_cast<const E*>(advance(s, at.b * s.row + at.k * s.group + at.c0));
-#pragma unroll
-        for (int first = 0; first < kSteps * kPacks; first += kCarrierThreads) {
-          const int e = first + thread, t = e / kPacks, c = e % kPacks * kPack;
-          if (e < kSteps * kPacks && c < channels)
-            copy_async<16>(to + e * 16, from + place(walk, min(t0 + t, p.length - 1)) * s.step + c);
-        }
-      };
-      if (s.dtype == Dtype::f32)
-        each(uint32_t{});
-      else
-        each(uint16_t{});
-    };
-    copy(stage, p.u);
-    copy(stage + delta_at, p.delta);
-    if (p.z.data) copy(stage + z_at, p.z);
-#pragma unroll
-    for (int e = thread; e < kSteps * 8; e += kCarrierThreads) {
-      const int t = e / 8, state = e % 4 * 4;
-      const bool C = e & 4;
-      const Sequence& s = C ? p.C : p.B;
-      const int64_t spot = place(walk, min(t0 + t, p.length - 1));
-      const float* from = static_cast<const float*>(s.data) + at.b * s.row + at.k * s.group + spot * s.step + state;
-      copy_async<16>(&shared.B_C[buffer][t][(C ? kStates : 0) + state], from, t0 + t < p.length);
-    }
-  };
-  const auto load_items = [&](int64_t t0, std::byte* stage) {
-    const int64_t spot = spot_at(t0);
-    const auto copy = [&](std::byte* to, const Sequence& s, const void* base) {
-      const auto each = [&](auto type) {
-        using E = decltype(type);
-        const E* from = static_cast<const E*>(base) + spot * s.step;
+        constexpr int kBytes = N * sizeof(E);
+        const E* first = static_cast<const E*>(from) + spot * s.step;
 #pragma unroll
         for (int i = 0; i < kItems; i++)
-          if (i < count) copy_async<sizeof(E)>(to + (i * kCarrierThreads + thread) * sizeof(E), from + offset(s, i));
+          if (i < count) copy_async<kBytes>(to + (i * kCarrierThreads + thread) * kBytes, first + offset(s, i));
       };
       if (s.dtype == Dtype::f32)
         each(uint32_t{});
       else
         each(uint16_t{});
     };
-    copy(stage, p.u, u_base);
+    copy(stage + u_at, p.u, u_base);
     copy(stage + delta_at, p.delta, delta_base);
     if (p.z.data) copy(stage + z_at, p.z, z_base);
-    const auto project = [&](auto type) {
-      using E = decltype(type);
-      const E* from = static_cast<const E*>(projected_base) + spot * projected_step;
+    if constexpr (kRows) {
+      const float* first = static_cast<const float*>(projected_base) + spot * projected_step + first_state;
 #pragma unroll
-      for (int i = 0; i < kProjections; i++)
-        copy_async<sizeof(E)>(stage + projected_at + (thread * kProjections + i) * sizeof(float),
-                              from + min(first_state + i, states - 1) * projected_channel);
-    };
-    if (projected_dtype == Dtype::f32)
-      project(uint32_t{});
-    else
-      project(uint16_t{});
-  };
-  const auto load = [&](int64_t t0, std::byte* stage, int buffer) {
-    if constexpr (kRows)
-      load_rows(t0, stage, buffer);
-    else
-      load_items(t0, stage);
+      for (int i = 0; i < kProjections; i += 4)
+        copy_async<16>(stage + (thread * kProjections + i) * sizeof(float), first + i);
+    } else {
+      const auto each = [&](auto type) {
+        using E = decltype(type);
+        const E* first = static_cast<const E*>(projected_base) + spot * projected_step;
+#pragma unroll
+        for (int i = 0; i < kProjections; i++)
+          copy_async<sizeof(E)>(stage + (thread * kProjections + i) * sizeof(float),
+                                first + min(first_state + i, states - 1) * projected_channel);
+      };
+      if (projected_dtype == Dtype::f32)
+        each(uint32_t{});
+      else
+        each(uint16_t{});
+    }
     asm volatile("cp.async.commit_group;" ::: "memory");
   };
   const auto read = [&](float(&to)[kItems][N], const std::byte* from, Dtype dtype) {
@@ -211,8 +181,7 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
       using E = decltype(type);
 #pragma unroll
       for (int i = 0; i < kItems; i++) {
-        const int e = kRows ? step * T::channels + min(channel_of(i), T::channels - N) : i * kCarrierThreads + thread;
-        const auto pack = *reinterpret_cast<const Pack<E, N>*>(from + e * sizeof(E));
+        const auto pack = reinterpret_cast<const Pack<E, N>*>(from)[i * kCarrierThreads + thread];
 #pragma unroll
         for (int j = 0; j < N; j++) to[i][j] = to_float(pack.v[j]);
       }
@@ -225,8 +194,9 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
       each(f16{});
   };
 
-  load(0, ring, 0);
-  load(kSteps, ring + stage_bytes, 1);
+  int64_t spots[] = {0, 0, spot_at(0), spot_at(kSteps)};  // of the last tile, this one and the next two
+  load(spots[2], ring);
+  load(spots[3], ring + stage_bytes);
   float D[kItems][N], delta_bias[kItems][N];
 #pragma unroll
   for (int i = 0; i < kItems; i++)
@@ -234,33 +204,36 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
     for (int j = 0; j < N; j++) {
       const int64_t c = at.c0 + min(channel_of(i) + j, channels - 1);
       D[i][j] = p.D.data ? p.D.data[at.k * p.D.group + c * p.D.channel] : 0.f;
-      delta_bias[i][j] = p.delta_bias.data ? p.delta_bias.data[at.k * p.delta_bias.group + c * p.delta_bias.channel] : 0.f;
+      delta_bias[i][j] =
+          p.delta_bias.data ? p.delta_bias.data[at.k * p.delta_bias.group + c * p.delta_bias.channel] : 0.f;
     }
 
-  const auto put = [&](int64_t t0, const std::byte* stage, int buffer, int projected_buffer) {
+  const auto put = [&](int64_t t0, const std::byte* stage, int buffer) {
     const bool inside = t0 + step < p.length;
     float x[kItems][N], dt[kItems][N];
-    read(x, stage, p.u.dtype);
+    read(x, stage + u_at, p.u.dtype);
     read(dt, stage + delta_at, p.delta.dtype);
 #pragma unroll
     for (int i = 0; i < kItems; i++)
 #pragma unroll
       for (int j = 0; j < N; j++) {
         const float sum = dt[i][j] + delta_bias[i][j], positive = softplus(sum), value = p.positive ? positive : sum;
-        if (T::channels % (kParts * N) == 0 || channel_of(i) < T::channels) {
+        if (in_tile(i)) {
           shared.dt[buffer][channel_of(i) + j][step] = inside && i < count ? value : 0.f;
           shared.x[buffer][channel_of(i) + j][step] = inside && i < count ? value * x[i][j] : 0.f;
         }
       }
-    if constexpr (!kRows) {
 #pragma unroll
-      for (int i = 0; i < kProjections; i++) {
-        const uint32_t bits = reinterpret_cast<const uint32_t*>(stage + projected_at)[thread * kProjections + i];
-        const float value = projected_dtype == Dtype::f32    ? __uint_as_float(bits)
-                            : projected_dtype == Dtype::bf16 ? __uint_as_float(bits << 16)
-                                                             : __half2float(__ushort_as_half(bits));
-        shared.B_C[projected_buffer][step][part * kProjections + i] = inside && first_state + i < states ? value : 0.f;
+    for (int i = 0; i < kProjections; i += 4) {
+      auto pack = reinterpret_cast<const Pack<float, 4>*>(stage)[(thread * kProjections + i) / 4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const uint32_t bits = __float_as_uint(pack.v[j]);
+        if (!kRows && projected_dtype == Dtype::bf16) pack.v[j] = __uint_as_float(bits << 16);
+        if (!kRows && projected_dtype == Dtype::f16) pack.v[j] = __half2float(__ushort_as_half(bits));
+        if (!inside || (!kRows && first_state + i + j >= states)) pack.v[j] = 0.f;
       }
+      *reinterpret_cast<Pack<float, 4>*>(&shared.B_C[buffer][step][part * kProjections + i]) = pack;
     }
   };
   const auto take = [&](int64_t t0, const std::byte* stage, int buffer) {
@@ -271,12 +244,12 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
 #pragma unroll
         for (int j = 0; j < N; j++) f(i, j);
     };
-    each([&](int i, int j) { y[i][j] = shared.x[buffer][min(channel_of(i), T::channels - N) + j][step]; });
+    each([&](int i, int j) { y[i][j] = in_tile(i) ? shared.x[buffer][channel_of(i) + j][step] : 0.f; });
     if (p.D.data) {
-      read(other, stage, p.u.dtype);
+      read(other, stage + u_at, p.u.dtype);
       each([&](int i, int j) { y[i][j] = fmaf(D[i][j], other[i][j], y[i][j]); });
     }
-    const int64_t spot = spot_at(t0);
+    const int64_t spot = spots[0];
     if (p.carry.data) {
       const float* from = static_cast<const float*>(base(p.carry)) + spot * p.carry.step;
       each([&](int i, int j) {
@@ -308,26 +281,31 @@ __device__ void carry(const ScanProblem& p, Shared<T>& shared, std::byte* ring, 
   };
 
   asm volatile("cp.async.wait_group 1;" ::: "memory");
-  asm volatile("bar.sync 2, %0;" ::"n"(kCarrierThreads) : "memory");
-  put(0, ring, 0, 0);
-  const auto stage_of = [&](int tile) { return ring + tile % kStages * stage_bytes; };
-  for (int tile = 0;; tile++) {
-    const int64_t t0 = int64_t{tile} * kSteps;
-    asm volatile("cp.async.wait_all;" ::: "memory");
+  put(0, ring, 0);
+  int buffer = 0, next = 1;  // the stage of the next tile
+  for (int64_t t0 = 0;; t0 += kSteps, buffer ^= 1) {
     meet<T>();
-    if (t0 < p.length) load(t0 + 2 * kSteps, stage_of(tile + 2), (tile + 2) % 3);
-    if (tile > 0) take(t0 - kSteps, stage_of(tile + kStages - 1), (tile + 1) % 2);
+#pragma unroll
+    for (int i = 0; i < 3; i++) spots[i] = spots[i + 1];
+    spots[3] = spot_at(t0 + 2 * kSteps);
+    const int last = next == kStages - 1 ? 0 : next + 1;  // the stage of the last tile, free after it
+    if (t0 > 0) take(t0 - kSteps, ring + last * stage_bytes, buffer ^ 1);
     if (t0 >= p.length) break;
-    put(t0 + kSteps, stage_of(tile + 1), (tile + 1) % 2, (tile + 1) % 3);
+    load(spots[3], ring + last * stage_bytes);
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    put(t0 + kSteps, ring + next * stage_bytes, buffer ^ 1);
+    next = next == kStages - 1 ? 0 : next + 1;
   }
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // The part of a warp that runs channels, Q lanes to each and M channels to a lane. Bit 0 of a lane is a channel's, the next
-// log2 Q are its place among the states and the rest are the channel's again.
-template <class T, int Q, int M>
+// log2 Q are its place among the states and the rest are the channel's again. kPadded: there may be fewer states.
+template <class T, int Q, int M, bool kPadded>
 __device__ void recur(const ScanProblem& p, Shared<T>& shared, const Place& at, int first_channel) {
   constexpr int S = kStates / Q, kApart = 32 / Q;  // states of a lane; from one of its channels to the next
   const int lane = threadIdx.x % 32, q = lane / 2 % Q, first = first_channel + (lane & 1) + lane / (2 * Q) * 2;
+  const int states = static_cast<int>(p.n);
   float rate[M][S], h[M][S];
   const auto each = [&](auto&& f) {
 #pragma unroll
@@ -345,11 +323,10 @@ __device__ void recur(const ScanProblem& p, Shared<T>& shared, const Place& at, 
                   : 0.f;
   });
 
-  int buffer = 0, projected = 0;
+  int buffer = 0;
 #pragma unroll 1
-  for (int64_t t0 = 0; t0 < p.length; t0 += kSteps) {
+  for (int64_t t0 = 0; t0 < p.length; t0 += kSteps, buffer ^= 1) {
     meet<T>();
-    const auto& B_C = shared.B_C[projected];
     const float* dts = shared.dt[buffer][first];
     float* xs = shared.x[buffer][first];
 #pragma unroll 1
@@ -360,7 +337,7 @@ __device__ void recur(const ScanProblem& p, Shared<T>& shared, const Place& at, 
         Pack<float, S> B[4], C[4];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const float* row = B_C[t + i + j] + q * S;
+          const float* row = shared.B_C[buffer][t + i + j] + q * S;
           B[j] = *reinterpret_cast<const Pack<float, S>*>(row);
           if constexpr (S > 1) C[j] = *reinterpret_cast<const Pack<float, S>*>(row + kStates);
         }
@@ -372,8 +349,10 @@ __device__ void recur(const ScanProblem& p, Shared<T>& shared, const Place& at, 
 #pragma unroll
           for (int j = 0; j < 4; j++) {
 #pragma unroll
-            for (int s = 0; s < S; s++)
+            for (int s = 0; s < S; s++) {
               h[m][s] = fmaf(exp2_fast(dt.v[j] * rate[m][s]), h[m][s], x.v[j] * B[j].v[s]);
+              if (kPadded && q * S + s >= states) h[m][s] = 0.f;  // even where x is infinite
+            }
             if constexpr (S > 1)
               sum[j] = dot(C[j].v, h[m]);
             else
@@ -389,7 +368,7 @@ __device__ void recur(const ScanProblem& p, Shared<T>& shared, const Place& at, 
             if constexpr (S > 1) {
               half[j] = kept + got;
             } else {
-              const float* row = B_C[t + i + 2 * j + odd] + kStates + (q & ~1);
+              const float* row = shared.B_C[buffer][t + i + 2 * j + odd] + kStates + (q & ~1);
               const float pair[] = {odd ? got : kept, odd ? kept : got};
               half[j] = dot(reinterpret_cast<const Pack<float, 2>*>(row)->v, pair);
             }
@@ -407,7 +386,6 @@ __device__ void recur(const ScanProblem& p, Shared<T>& shared, const Place& at, 
 #pragma unroll
           for (int m = 0; m < M; m++) xs[kApart * m * kPitch + t + i + q] = y[i / 4][m];
     }
-    buffer ^= 1, projected = projected == 2 ? 0 : projected + 1;
   }
   meet<T>();
 
@@ -430,9 +408,9 @@ __global__ __launch_bounds__(T::threads) void scan_kernel(const __grid_constant_
   at.row = state_row(p, at.b, at.fits);
   const int warp = threadIdx.x / 32;
   if (warp < T::kQuads)
-    recur<T, 4, T::M>(p, shared, at, warp * 8 * T::M);
+    recur<T, 4, T::M, !kRows>(p, shared, at, warp * 8 * T::M);
   else if (warp < T::kQuads + T::kPairs)
-    recur<T, 16, 1>(p, shared, at, T::kQuads * 8 * T::M + (warp - T::kQuads) * 2);
+    recur<T, 16, 1, !kRows>(p, shared, at, T::kQuads * 8 * T::M + (warp - T::kQuads) * 2);
   else if (p.length > 0)
     carry<T, kRows>(p, shared, memory + sizeof(Shared<T>), at, warp - T::kQuads - T::kPairs);
   else
@@ -490,7 +468,8 @@ __global__ __launch_bounds__(kOnceThreads) void scan_once_kernel(const __grid_co
       project(B, p.B);
       project(C, p.C);
 #pragma unroll
-      for (int i = 0; i < 4; i++) h.v[i] = fmaf(exp2_fast(dt * (A.v[i] * kLog2e)), h.v[i], x * B.v[i]);
+      for (int i = 0; i < 4; i++)  // a state beyond n stays 0, even where x is infinite
+        h.v[i] = kWide || i < left ? fmaf(exp2_fast(dt * (A.v[i] * kLog2e)), h.v[i], x * B.v[i]) : 0.f;
       float sum = dot(C.v, h.v);
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
@@ -509,11 +488,10 @@ __global__ __launch_bounds__(kOnceThreads) void scan_once_kernel(const __grid_co
   }
 }
 
-// Whether the channels of a step are 16-byte accesses.
-bool is_rows(const Sequence& s, int64_t d) {
-  const int64_t bytes = element_bytes(s);
-  return !s.data || (s.channel == 1 && d % 8 == 0 && aligned(s.data, 16) && s.row * bytes % 16 == 0 &&
-                     s.group * bytes % 16 == 0 && s.step * bytes % 16 == 0);
+// Whether two channels of a step are one aligned access.
+bool is_rows(const Sequence& s) {
+  return !s.data || (s.channel == 1 && aligned(s.data, 2 * dtype_bytes(s.dtype)) && s.row % 2 == 0 &&
+                     s.group % 2 == 0 && s.step % 2 == 0);
 }
 
 bool is_wide(const Sequence& s) {
@@ -523,36 +501,33 @@ bool is_wide(const Sequence& s) {
 bool is_wide(const State& s) { return !s.data || (aligned(s.data, 16) && s.row % 4 == 0 && s.channel % 4 == 0); }
 
 template <class T>
-size_t shared_bytes(const ScanProblem& p, bool rows) {
-  size_t stage = rows ? 0 : 2 * kStates * kSteps * sizeof(float);
+size_t shared_bytes(const ScanProblem& p) {
+  size_t stage = 2 * kStates * sizeof(float) * kSteps;
   for (const Sequence* s : {&p.u, &p.delta, &p.z})
-    if (s->data) stage += T::channels * kSteps * element_bytes(*s);
+    if (s->data) stage += ceil_div(T::channels, 2 * T::kCarriers) * 2 * T::kCarriers * kSteps * element_bytes(*s);
   return sizeof(Shared<T>) + kStages * stage;
 }
 
 template <class T>
-void launch_tile(const ScanProblem& p, bool rows, const Launch& on) {
+void launch_tile(const ScanProblem& p, const Launch& on) {
+  const bool rows = p.d % 2 == 0 && p.n == kStates && is_rows(p.u) && is_rows(p.delta) && is_rows(p.z) &&
+                    is_rows(p.y) && is_wide(p.B) && is_wide(p.C);
   const dim3 grid(static_cast<unsigned>(p.batch * p.groups * ceil_div(p.d, T::channels)));
-  launch(rows ? scan_kernel<T, true> : scan_kernel<T, false>, grid, dim3(T::threads), shared_bytes<T>(p, rows), on, p);
+  launch(rows ? scan_kernel<T, true> : scan_kernel<T, false>, grid, dim3(T::threads), shared_bytes<T>(p), on, p);
 }
 
 // The tile with the least to do for the fullest multiprocessor. The costs are what a step of a block takes, measured.
 void launch_states(const ScanProblem& p, const Launch& on) {
-  const bool rows = p.n == kStates && is_rows(p.u, p.d) && is_rows(p.delta, p.d) && is_rows(p.z, p.d) &&
-                    is_rows(p.y, p.d) && is_wide(p.B) && is_wide(p.C);
-  const auto cost = [&](int channels, int step, size_t bytes) {
-    if (bytes > on.card.shared_bytes) return INT64_MAX;
+  const auto cost = [&](int channels, int step) {
     return ceil_div(p.batch * p.groups * ceil_div(p.d, channels), on.card.multiprocessors) * step;
   };
-  const int64_t small = cost(Small::channels, 5, shared_bytes<Small>(p, rows)),
-                medium = cost(Medium::channels, 12, shared_bytes<Medium>(p, rows)),
-                large = cost(Large::channels, 15, shared_bytes<Large>(p, rows));
+  const int64_t small = cost(Small::channels, 5), medium = cost(Medium::channels, 12),
+                large = cost(Large::channels, 15);
   if (small < std::min(medium, large))
-    launch_tile<Small>(p, rows, on);
-  else if (medium <= large)
-    launch_tile<Medium>(p, rows, on);
+    launch_tile<Small>(p, on);
   else
-    launch_tile<Large>(p, rows, on);
+    medium <= large || shared_bytes<Large>(p) > on.card.shared_bytes ? launch_tile<Medium>(p, on)
+                                                                     : launch_tile<Large>(p, on);
 }
 
 }  // namespace
@@ -565,8 +540,8 @@ void launch_scan(ScanProblem p, const Launch& on) {
   p.fault = on.fault, p.step = on.step;
   if (p.length == 1) {
     const bool wide = p.n % kStates == 0 && p.A.state == 1 && p.A.channel % 4 == 0 && p.A.group % 4 == 0 &&
-                      aligned(p.A.data, 16) && is_wide(p.initial) && is_wide(p.last) && is_wide(p.B) &&
-                      is_wide(p.C) && p.u.dtype == p.y.dtype && (!p.z.data || p.u.dtype == p.z.dtype) &&
+                      aligned(p.A.data, 16) && is_wide(p.initial) && is_wide(p.last) && is_wide(p.B) && is_wide(p.C) &&
+                      p.u.dtype == p.y.dtype && (!p.z.data || p.u.dtype == p.z.dtype) &&
                       (p.delta.dtype == p.u.dtype || p.delta.dtype == Dtype::f32);
     const int64_t blocks = p.groups * ceil_div(p.d, kOnceChannels);
     // Rows to a thread, as long as there are threads enough.
@@ -591,7 +566,9 @@ void launch_scan(ScanProblem p, const Launch& on) {
     part.y = left > kStates ? sums : y;
     part.z = left > kStates ? Sequence{} : z;
     launch_states(part, on);
-    const auto skip = [](auto*& data, int64_t elements) { if (data) data += elements; };
+    const auto skip = [](auto*& data, int64_t elements) {
+      if (data) data += elements;
+    };
     skip(p.A.data, kStates * p.A.state);
     skip(p.initial.data, kStates);
     skip(p.last.data, kStates);

@@ -1,6 +1,6 @@
-"""Full-size models with random weights: what vl-mamba answers beside Hugging Face transformers, on the same GPU.
+"""Full-size models with random weights: what vl-mamba answers beside Hugging Face transformers, on the same device.
 
-    python3 train/transformers_parity.py NODE_COMMAND…      e.g. node --import tsx
+    python3 train/transformers_parity.py cpu|cuda [NODE_COMMAND…]      e.g. cuda node --import tsx
 
 For Mamba-130M, SigLIP-SO400M/14-384 and CLIP-L/14-336, with weights in float32 and in bfloat16: writes a checkpoint, lets
 test/gpu/answers.ts answer, and compares with what transformers computes in float32 from the same weights. Prints the relative
@@ -28,6 +28,7 @@ from transformers import (
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "test" / "fixtures" / "tokenizer" / "tiny"
+DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cuda"
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 3e-2}
 
 TOWERS = {
@@ -69,7 +70,9 @@ def stored(model: torch.nn.Module, prefix: str, dtype: torch.dtype) -> dict[str,
             continue
         rounded = parameter.to(dtype)
         parameter.copy_(rounded.float())
-        weights[prefix + name] = rounded.contiguous().cpu()
+        # transformers 5 leaves the first part of a lone tower's names out.
+        inner = "vision_model." if prefix == "vision_tower." and not name.startswith("vision_model.") else ""
+        weights[prefix + inner + name] = rounded.contiguous().cpu()
     return weights
 
 
@@ -78,7 +81,7 @@ def answer(folder: Path, node: list[str], config: dict, weights: dict[str, torch
     (folder / "config.json").write_text(json.dumps(config))
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / file, folder / file)
-    subprocess.run([*node, str(ROOT / "test/gpu/answers.ts"), str(folder), "cuda"], check=True, cwd=ROOT)
+    subprocess.run([*node, str(ROOT / "test/gpu/answers.ts"), str(folder), DEVICE], check=True, cwd=ROOT)
 
 
 def compare(what: str, dtype: torch.dtype, got: np.ndarray, want: torch.Tensor) -> bool:
@@ -97,8 +100,8 @@ def language(node: list[str], dtype: torch.dtype) -> bool:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         folder = Path(name)
         answer(folder, node, {**model.config.to_dict(), "model_type": "mamba"}, weights)
-        ids = torch.from_numpy(np.fromfile(folder / "ids.i32", dtype=np.int32)).long()[None].cuda()
-        want = model.cuda()(ids, use_cache=False).logits[0, -1]
+        ids = torch.from_numpy(np.fromfile(folder / "ids.i32", dtype=np.int32)).long()[None].to(DEVICE)
+        want = model.to(DEVICE)(ids, use_cache=False).logits[0, -1]
         return compare("Mamba-130M", dtype, np.fromfile(folder / "logits.f32", dtype=np.float32), want)
 
 
@@ -132,16 +135,16 @@ def tower(node: list[str], name: str, dtype: torch.dtype) -> bool:
         pixels = torch.from_numpy(np.fromfile(folder / "pixels.f32", dtype=np.float32)).reshape(
             1, 3, config.image_size, config.image_size
         )
-        features = vision.cuda()(pixels.cuda(), output_hidden_states=True).hidden_states[-2][0]
+        features = vision.to(DEVICE)(pixels.to(DEVICE), output_hidden_states=True).hidden_states[-2][0]
         if keeps == "default":
             features = features[1:]
-        hidden = torch.nn.functional.gelu(features @ connector["linear_1"].cuda().T)
-        want = hidden @ connector["linear_2"].cuda().T
+        hidden = torch.nn.functional.gelu(features @ connector["linear_1"].to(DEVICE).T)
+        want = hidden @ connector["linear_2"].to(DEVICE).T
         return compare(name, dtype, np.fromfile(folder / "embeds.f32", dtype=np.float32), want)
 
 
 def main() -> None:
-    node = sys.argv[1:] or ["npx", "tsx"]
+    node = sys.argv[2:] or ["npx", "tsx"]
     torch.manual_seed(1)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
