@@ -54,7 +54,9 @@ export function vitLayer(
   const [q, k, v] = [0, 1, 2].map((part) =>
     reshape(slice(qkv, 2, part * d, (part + 1) * d), [b, l, heads, d / heads]),
   ) as [Tensor, Tensor, Tensor];
-  const mixed = attention(g, { q, k, v }, { scale: (d / heads) ** -0.5 }).y;
+  // Where the weights have 16 bits, so have the products around this one.
+  const products = w.qkv_proj.weight.dtype === 'bf16' ? 'bf16' : 'f32';
+  const mixed = attention(g, { q, k, v }, { scale: (d / heads) ** -0.5, products }).y;
   const h = linear(g, { x: reshape(mixed, [b, l, d]), ...w.out_proj, residual: x }).y;
   const up = linear(
     g,

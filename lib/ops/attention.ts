@@ -13,9 +13,14 @@ export interface AttentionInputs {
 
 /**
  * y = softmax(scale · q kᵀ) v for every head, each position seeing all (Vaswani et al. 2017, eq. 1, without a mask);
- * [b, l, h, dh] f32. scale is 1/√dh unless given.
+ * [b, l, h, dh] f32. scale is 1/√dh unless given. With products 'bf16', processors that multiply bf16 round q, k, v and the
+ * numerators of the softmax to it; sums are f32 all the same.
  */
-export function attention(g: Graph, { q, k, v }: AttentionInputs, { scale }: { scale?: number } = {}): { y: Tensor } {
+export function attention(
+  g: Graph,
+  { q, k, v }: AttentionInputs,
+  { scale, products = 'f32' }: { scale?: number; products?: 'f32' | 'bf16' } = {},
+): { y: Tensor } {
   const op = 'attention';
   for (const [name, tensor] of Object.entries({ q, k, v })) expectDtype(op, name, tensor, ...g.floats);
   const [b, , h, dh] = expectRank(op, 'q', q, 'b,l,h,dh') as [number, number, number, number];
@@ -26,6 +31,6 @@ export function attention(g: Graph, { q, k, v }: AttentionInputs, { scale }: { s
   const factor = scale ?? Math.max(dh, 1) ** -0.5;
   expect(op, Number.isFinite(factor), `scale must be finite, got ${factor}`);
   const y = g.empty(q.dtype, q.shape);
-  g.push(op, { q, k, v }, { y }, { scale: factor });
+  g.push(op, { q, k, v }, { y }, { scale: factor, products });
   return { y };
 }

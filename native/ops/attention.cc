@@ -3,7 +3,8 @@
 //
 // Lanes are queries. A block of queries is turned to columns once; then keys and values are read as they lie, one broadcast
 // number at a time, no sum crosses lanes, and a query's bits don't depend on its block. Keys pass in chunks with a running
-// maximum (Milakov & Gimelshein 2018, alg. 3), so the memory does not grow with m.
+// maximum (Milakov & Gimelshein 2018, alg. 3), so the memory does not grow with m. With products in bf16, on processors
+// that have them, a number is a pair of neighbours along the sum, q, k, v and the softmax's numerators rounded to bf16.
 #define SIMD_FILE "ops/attention.cc"
 #include <cstring>
 #include <limits>
@@ -11,6 +12,7 @@
 #include "simd/foreach.h"
 #include "simd/vec.h"
 #include "simd/math.h"
+#include "simd/dot.h"
 
 #ifndef VLM_ATTENTION
 #define VLM_ATTENTION
@@ -20,8 +22,15 @@ constexpr int64_t kMaxQueries = 48;  // of a block, in every instruction set
 constexpr int64_t kKeys = 64;        // of a chunk
 constexpr int64_t kMaxTile = 8;      // rows of a tile: the last one may reach beyond the keys or the head
 
-// One thread's: the queries as columns, a chunk's scores, the outputs.
-constexpr int64_t attention_floats(int64_t d) { return kMaxQueries * (d + (kKeys + kMaxTile) + (d + kMaxTile)); }
+// A chunk's keys in pairs along d, and its values in pairs along the keys.
+constexpr int64_t key_pairs(int64_t d) { return (d + 31) / 32 * 16; }
+constexpr int64_t value_pairs(int64_t d) { return (d + kMaxTile + 15) / 16 * 16; }
+
+// One thread's: the queries as columns, a chunk's scores, the outputs, and the pairs.
+constexpr int64_t attention_floats(int64_t d) {
+  return kMaxQueries * ((d + 1) + (kKeys + kMaxTile) + (d + kMaxTile)) + kKeys * key_pairs(d) +
+         kKeys / 2 * value_pairs(d);
+}
 
 }  // namespace vlm
 #endif
@@ -43,9 +52,38 @@ constexpr int kTile = 2, kVectors = 1;
 #endif
 static_assert(kTile <= kMaxTile && kVectors * F::N <= kMaxQueries);
 
+// What is multiplied: numbers, or pairs of them.
+struct Numbers {
+  using N = float;
+  using V = F;
+  static V all(N x) { return set(x); }
+  static V column(const N* p) { return load(p); }
+  static F add(V x, V column, F sums) { return fma(x, column, sums); }
+};
+
+#if SIMD_BF16
+struct Pairs {
+  using N = uint32_t;
+  using V = __m512i;
+  static V all(N x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static V column(const N* p) { return _mm512_loadu_si512(p); }
+  static F add(V x, V column, F sums) { return DotPairs::add(x, column, sums); }
+  static V rounded(F x) {
+    const __m256bh half = _mm512_cvtneps_pbh(x.v);
+    __m256i bits;
+    std::memcpy(&bits, &half, sizeof bits);
+    return _mm512_cvtepu16_epi32(bits);
+  }
+  // Lane by lane, `first` being the earlier of the two.
+  static void join(F first, F second, N* out) {
+    _mm512_storeu_si512(out, _mm512_or_si512(rounded(first), _mm512_slli_epi32(rounded(second), 16)));
+  }
+};
+#endif
+
 // out[r,:] += Σ_t a[r][t * step] b[t,:] for kTile rows of Q registers.
-template <int Q>
-void add_products(const float* const* a, int64_t step, int64_t n, const float* b, float* out) {
+template <class P, int Q>
+void add_products(const typename P::N* const* a, int64_t step, int64_t n, const typename P::N* b, float* out) {
   F sums[kTile][Q];
   SIMD_UNROLL
   for (int r = 0; r < kTile; r++) {
@@ -54,14 +92,14 @@ void add_products(const float* const* a, int64_t step, int64_t n, const float* b
   }
   int64_t at = 0;
   for (int64_t t = 0; t < n; t++, at += step, b += Q * F::N) {
-    F column[Q];
+    typename P::V column[Q];
     SIMD_UNROLL
-    for (int v = 0; v < Q; v++) column[v] = load(b + v * F::N);
+    for (int v = 0; v < Q; v++) column[v] = P::column(b + v * F::N);
     SIMD_UNROLL
     for (int r = 0; r < kTile; r++) {
-      const F x = set(a[r][at]);
+      const auto x = P::all(a[r][at]);
       SIMD_UNROLL
-      for (int v = 0; v < Q; v++) sums[r][v] = fma(x, column[v], sums[r][v]);
+      for (int v = 0; v < Q; v++) sums[r][v] = P::add(x, column[v], sums[r][v]);
     }
   }
   SIMD_UNROLL
@@ -78,12 +116,72 @@ struct Head {
   int64_t q_row, k_row, v_row, y_row, queries, keys, d;
 };
 
-// `queries` <= Q * F::N.
+// The operands of a chunk's two products as they lie in memory.
 template <int Q>
+struct InNumbers {
+  using P = Numbers;
+  const float *k, *v, *columns, *powers;
+  int64_t k_row, v_row, terms, keys;
+
+  InNumbers(const Head& a, const float* columns, float*) : columns(columns), terms(a.d) {}
+  void chunk(const Head& a, int64_t first, int64_t count) {
+    k = a.k + first * a.k_row, v = a.v + first * a.v_row;
+    k_row = a.k_row, v_row = a.v_row, keys = count;
+  }
+  void take(const float* scores) { powers = scores; }
+};
+
+#if SIMD_BF16
+// The same, rounded and paired: the queries once, keys and values chunk by chunk, the numerators after the exponential.
+template <int Q>
+struct InPairs {
+  using P = Pairs;
+  static constexpr int64_t kWidth = Q * F::N;
+  uint32_t *k, *v, *columns, *powers;
+  int64_t k_row, v_row, terms, keys;
+
+  InPairs(const Head& a, float* from, float* room)
+      : k(reinterpret_cast<uint32_t*>(room)),
+        v(k + kKeys * key_pairs(a.d)),
+        columns(reinterpret_cast<uint32_t*>(from)),
+        k_row(key_pairs(a.d)),
+        v_row(value_pairs(a.d)),
+        terms((a.d + 1) / 2) {
+    for (int64_t c = 0; c < a.d; c += 2)
+      for (int64_t i = 0; i < kWidth; i += F::N)
+        P::join(load(from + c * kWidth + i), c + 1 < a.d ? load(from + (c + 1) * kWidth + i) : zero(),
+                columns + c / 2 * kWidth + i);
+  }
+  void chunk(const Head& a, int64_t first, int64_t count) {
+    keys = (count + 1) / 2;
+    for (int64_t j = 0; j < count; j++)
+      for (int64_t c = 0; c < a.d; c += 32)
+        DotPairs::pack(a.k + (first + j) * a.k_row + c, static_cast<int>(a.d - c < 32 ? a.d - c : 32),
+                       reinterpret_cast<uint16_t*>(k + j * k_row + c / 2));
+    for (int64_t j = 0; j < count; j += 2) {
+      const float *even = a.v + (first + j) * a.v_row, *odd = even + a.v_row;
+      for (int64_t c = 0; c < a.d; c += F::N) {
+        const int some = static_cast<int>(a.d - c < F::N ? a.d - c : F::N);
+        P::join(load(even + c, some), j + 1 < count ? load(odd + c, some) : zero(), v + j / 2 * v_row + c);
+      }
+    }
+  }
+  // A pair takes the place of its first row, or of one before it.
+  void take(float* scores) {
+    powers = reinterpret_cast<uint32_t*>(scores);
+    for (int64_t j = 0; j < keys; j++)
+      for (int64_t i = 0; i < kWidth; i += F::N)
+        P::join(load(scores + 2 * j * kWidth + i), load(scores + (2 * j + 1) * kWidth + i), powers + j * kWidth + i);
+  }
+};
+#endif
+
+// `queries` <= Q * F::N.
+template <template <int> class In, int Q>
 void attend(const Head& a, float scale, float* scratch) {
   constexpr int64_t kWidth = Q * F::N;
   float* columns = scratch;
-  float* scores = columns + a.d * kWidth;
+  float* scores = columns + (a.d + 1) * kWidth;
   float* outputs = scores + (kKeys + kMaxTile) * kWidth;
   const float scale2 = scale * 1.44269504f;  // powers of 2 are cheaper than those of e
   for (int64_t i = 0; i < a.queries; i++)
@@ -91,6 +189,8 @@ void attend(const Head& a, float scale, float* scratch) {
   for (int64_t c = 0; c < a.d; c++)
     for (int64_t i = 0; i < kWidth; i++) columns[c * kWidth + i] = i < a.queries ? a.q[i * a.q_row + c] * scale2 : 0.f;
   std::memset(outputs, 0, sizeof(float) * static_cast<size_t>((a.d + kTile) * kWidth));
+  In<Q> in(a, columns, outputs + (a.d + kMaxTile) * kWidth);
+  using P = typename In<Q>::P;
   F top[Q], total[Q];
   SIMD_UNROLL
   for (int i = 0; i < Q; i++) {
@@ -100,12 +200,13 @@ void attend(const Head& a, float scale, float* scratch) {
 
   for (int64_t first = 0; first < a.keys; first += kKeys) {
     const int64_t keys = a.keys - first < kKeys ? a.keys - first : kKeys;
-    const float *k = a.k + first * a.k_row, *v = a.v + first * a.v_row, *rows[kTile];
+    const typename P::N* rows[kTile];
+    in.chunk(a, first, keys);
     // Rows of a tile beyond the last are computed as the last and not looked at.
     std::memset(scores, 0, sizeof(float) * static_cast<size_t>((keys + kTile) * kWidth));
     for (int64_t j = 0; j < keys; j += kTile) {
-      for (int64_t r = 0; r < kTile; r++) rows[r] = k + (j + r < keys ? j + r : keys - 1) * a.k_row;
-      add_products<Q>(rows, 1, a.d, columns, scores + j * kWidth);
+      for (int64_t r = 0; r < kTile; r++) rows[r] = in.k + (j + r < keys ? j + r : keys - 1) * in.k_row;
+      add_products<P, Q>(rows, 1, in.terms, in.columns, scores + j * kWidth);
     }
 
     F before[Q];
@@ -136,9 +237,12 @@ void attend(const Head& a, float scale, float* scratch) {
         store(out, load(out) * before[i]);
       }
     }
+    // The row behind the last key is half of a pair: nothing.
+    std::memset(scores + keys * kWidth, 0, sizeof(float) * kWidth);
+    in.take(scores);
     for (int64_t c = 0; c < a.d; c += kTile) {
-      for (int64_t r = 0; r < kTile; r++) rows[r] = v + (c + r < a.d ? c + r : a.d - 1);
-      add_products<Q>(rows, a.v_row, keys, scores, outputs + c * kWidth);
+      for (int64_t r = 0; r < kTile; r++) rows[r] = in.v + (c + r < a.d ? c + r : a.d - 1);
+      add_products<P, Q>(rows, in.v_row, in.keys, in.powers, outputs + c * kWidth);
     }
   }
 
@@ -153,11 +257,11 @@ void attend(const Head& a, float scale, float* scratch) {
     for (int64_t c = 0; c < a.d; c++) a.y[i * a.y_row + c] = outputs[c * kWidth + i];
 }
 
-template <int Q = kVectors>
+template <template <int> class In, int Q = kVectors>
 SIMD_INLINE void attend_some(const Head& a, float scale, float* scratch) {
   if constexpr (Q > 1)
-    if (a.queries <= (Q - 1) * F::N) return attend_some<Q - 1>(a, scale, scratch);
-  attend<Q>(a, scale, scratch);
+    if (a.queries <= (Q - 1) * F::N) return attend_some<In, Q - 1>(a, scale, scratch);
+  attend<In, Q>(a, scale, scratch);
 }
 
 void attention(const Step& step, Worker& w) {
@@ -173,9 +277,12 @@ void attention(const Step& step, Worker& w) {
       return t.f32() + b * t.stride[0] + row * t.stride[1] + h * t.stride[2];
     };
     const int64_t queries = l - i < kWidth ? l - i : kWidth;
-    attend_some({at(q, i), at(k, 0), at(v, 0), at(y, i), q.stride[1], k.stride[1], v.stride[1], y.stride[1], queries,
-                 k.size[1], d},
-                step.attr[0].f, scratch);
+    const Head head{at(q, i),    at(k, 0), at(v, 0),  at(y, i), q.stride[1], k.stride[1], v.stride[1],
+                    y.stride[1], queries,  k.size[1], d};
+#if SIMD_BF16
+    if (step.attr[1].i != 0) return attend_some<InPairs>(head, step.attr[0].f, scratch);
+#endif
+    attend_some<InNumbers>(head, step.attr[0].f, scratch);
   });
 }
 

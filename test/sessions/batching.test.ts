@@ -155,7 +155,9 @@ test('joining and leaving at any time', () =>
         const controller = new AbortController();
         setTimeout(() => controller.abort(), (i * 13) % 40);
         // On a fast device the text may end by itself before that.
-        await endlessly(model, i, controller.signal).then(undefined, (error) => assert.is(error, controller.signal.reason));
+        await endlessly(model, i, controller.signal).then(undefined, (error) =>
+          assert.is(error, controller.signal.reason),
+        );
       } else if (i % 3 === 1) {
         for await (const _ of endlessly(model, i)) break;
       } else assert.equal(await essence(model, i % 10), want[i % 10]!);
