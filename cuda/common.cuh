@@ -55,7 +55,10 @@ void with_float(const TensorArg& t, const char* name, F&& f) {
   }
 }
 
-// Absent tensors pass.
+// Absent tensors pass, here and below.
+inline void expect_float(const TensorArg& t, const char* name) {
+  if (t) with_float(t, name, [](auto) {});
+}
 inline void expect_dtype(const TensorArg& t, const char* name, Dtype dtype) {
   if (t) check_dtype(t, name, dtype);
 }
@@ -109,25 +112,6 @@ __device__ inline void report(Fault* fault, int step, Trouble trouble, int64_t a
 }
 __device__ inline bool has_fault(const Fault* fault) {
   return *reinterpret_cast<const volatile int*>(&fault->trouble) != 0;
-}
-
-// The row of the state that batch row b uses: slots[b], or b itself where there are no slots; -1 for a slot that does not
-// exist, or that an earlier row of the batch has already, which is reported. Call it in one thread for each row; it reads
-// the slots in front of b, which is cheap for the batches that there are.
-__device__ inline int64_t state_row(const TensorArg& slots, int64_t b, int64_t count, Fault* fault, int step) {
-  if (!slots.data) return b;
-  const int32_t* list = static_cast<const int32_t*>(slots.data);
-  const int64_t slot = list[b * slots.stride[0]];
-  if (slot < 0 || slot >= count) {
-    report(fault, step, Trouble::slot_range, b, slot, count);
-    return -1;
-  }
-  for (int64_t i = 0; i < b; i++)
-    if (list[i * slots.stride[0]] == slot) {
-      report(fault, step, Trouble::slot_twice, b, slot);
-      return -1;
-    }
-  return slot;
 }
 
 }  // namespace vlm::cuda

@@ -53,11 +53,6 @@ inline int64_t row_count(const TensorArg& t) {
   return n;
 }
 
-// Absent tensors pass.
-inline void expect_float(const TensorArg& t, const char* name) {
-  if (t) with_float(t, name, [](auto) {});
-}
-
 // N columns as they lie in memory: f32 fills the words, 16-bit types their first half. Loads that stay raw until all of them
 // are under way don't wait for each other.
 template <int N>

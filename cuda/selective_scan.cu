@@ -78,7 +78,8 @@ __device__ inline bool slots_fit(const ScanProblem& p, int32_t* list) {
 #pragma unroll 4
       for (int i = 0; i < before; i++) good &= list[i] != slot;
     }
-    if (!good) state_row(p.slots, b, count, p.fault, p.step);
+    if (!good && slot >= 0 && slot < count) report(p.fault, p.step, Trouble::slot_twice, b, slot);
+    if (!good && (slot < 0 || slot >= count)) report(p.fault, p.step, Trouble::slot_range, b, slot, count);
     fits &= good;
   }
   return __syncthreads_and(fits);

@@ -62,10 +62,6 @@ __device__ inline void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-inline void expect_float(const TensorArg& t, const char* name) {
-  with_float(t, name, [](auto) {});
-}
-
 // Blocks of a launch, all in one dimension.
 inline uint32_t grid_of(int64_t blocks) {
   CHECK(blocks <= INT32_MAX, "the tensors have too many elements for one launch");
