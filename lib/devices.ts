@@ -51,8 +51,9 @@ export function checkDeviceName(name: unknown): asserts name is DeviceName {
 /** What to try for a name, in this order; `auto` has the CPU behind the first GPU that can be used. */
 async function candidates(name: DeviceName): Promise<NonNullable<DeviceOptions['name']>[]> {
   if (name === 'cpu') return ['cpu'];
-  if (name !== 'auto') return [name === 'cuda' ? 'cuda:0' : name];
+  // Starting the driver takes long: not on this thread, though what is found is only wanted for `auto`.
   const { reason, cards } = await native().cudaSurvey();
+  if (name !== 'auto') return [name === 'cuda' ? 'cuda:0' : name];
   const first = reason ? -1 : cards.findIndex((card) => !card.reason);
   return first < 0 ? ['cpu'] : [`cuda:${first}`, 'cpu'];
 }
