@@ -45,7 +45,7 @@ const LIMITS = { import: 60, version: 150 };
 const base = mkdtempSync(join(tmpdir(), 'vl-mamba-package-'));
 process.on('exit', () => rmSync(base, { recursive: true, force: true }));
 
-/** A PATH of four names. */
+/** A PATH of a few names. */
 const bin = join(base, 'bin');
 mkdirSync(bin);
 const onPath = (name: string): string => {
@@ -58,7 +58,8 @@ const npm = values.npm ? resolve(values.npm) : onPath('npm');
 symlinkSync(node, join(bin, 'node'));
 symlinkSync(npm, join(bin, 'npm'));
 symlinkSync(join(dirname(npm), 'npx-cli.js'), join(bin, 'npx'));
-symlinkSync('/bin/sh', join(bin, 'sh'));
+// sh, and what the launchers that pnpm writes call.
+for (const name of ['sh', 'sed', 'dirname', 'uname']) symlinkSync(onPath(name), join(bin, name));
 
 /** The environment without what `npm run` added to it, which would point the npm inside at this clone. */
 const ADDED =
@@ -114,7 +115,7 @@ function empty(name: string): string {
 }
 
 const warnings = ({ stdout, stderr }: Run): string[] =>
-  `${stdout}\n${stderr}`.split('\n').filter((line) => /warn|error|gyp|deprecat|script/i.test(line));
+  `${stdout}\n${stderr}`.split('\n').filter((line) => /warn|error|gyp (info|err)|deprecat|script/i.test(line));
 
 /** Installs the tarball; nothing may be said that the same command doesn't say about this machine in any folder. */
 function install(name: string, command: string, args: string[], settings: string[]): string {
@@ -124,10 +125,8 @@ function install(name: string, command: string, args: string[], settings: string
     const start = performance.now();
     const done = run(folder, command, args);
     assert.is(done.status, 0, `exit status ${done.status}: ${done.stdout}${done.stderr}`);
-    assert.equal(
-      warnings(done).filter((line) => !usual.has(line)),
-      [],
-    );
+    const said = warnings(done).filter((line) => !usual.has(line));
+    assert.is(said.length, 0, said.join('\n'));
     assert.not.ok(existsSync(join(folder, 'node_modules', 'vl-mamba', 'build')), 'something was built');
     return `${((performance.now() - start) / 1000).toFixed(1)} s, ${readdirSync(join(folder, 'node_modules')).length} entries`;
   });
@@ -187,15 +186,10 @@ check('in two workers at once', () => {
   return undefined;
 });
 check('under the permission model', () => {
-  const flag = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission';
-  const { status, stdout, stderr } = runNode(plain, [
-    flag,
-    '--no-warnings',
-    '--allow-addons',
-    '--allow-fs-read=*',
-    'program.mjs',
-  ]);
-  assert.equal([status, stdout.trim(), stderr], [0, EXPECTED, '']);
+  const flags = "console.log(process.allowedNodeEnvironmentFlags.has('--permission'))";
+  const flag = quiet(runNode(plain, ['-e', flags])) === 'true' ? '--permission' : '--experimental-permission';
+  const args = [flag, '--no-warnings', '--allow-addons', '--allow-fs-read=*', 'program.mjs'];
+  assert.is(quiet(runNode(plain, args)), EXPECTED);
   return flag;
 });
 
@@ -230,7 +224,7 @@ time('start-up: vl-mamba --version', LIMITS.version, () => {
   assert.match(quiet(runNode(plain, [join(packageFolder, 'dist', 'cli.mjs'), '--version'])), /^\d+\.\d+\.\d+$/);
   return performance.now() - start;
 });
-check('start-up: the addon, sharp and the tokenizer wait until they are needed', () => {
+check('start-up: import opens no native library', () => {
   const count = `process.report.getReport().sharedObjects.filter((file) => file.includes('node_modules')).length`;
   const counts = `import('vl-mamba').then(({ devices }) => { console.log(${count}); devices(); console.log(${count}); })`;
   assert.is(quiet(runNode(plain, ['-e', counts])), '0\n1');
