@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join, relative, sep } from 'node:path';
-import { dynamic, newer, symbolVersions } from './elf.ts';
+import { cudaArchitectures, dynamic, newer, symbolVersions } from './elf.ts';
 
 export interface Package {
   tarball: string;
@@ -23,6 +23,8 @@ export interface Limits {
   glibcxx: string;
   /** Platforms that have to be there, e.g. linux-x64. */
   platforms: string[];
+  /** Compute capabilities that the CUDA library has to have machine code for, e.g. 90. */
+  cuda: number[];
 }
 
 export type Gate = (pack: Package, limits: Limits) => string;
@@ -148,6 +150,22 @@ function symbols(pack: Package, limits: Limits): string {
   return found.join('; ') || 'no Linux binary';
 }
 
+function cuda(pack: Package, limits: Limits): string {
+  const libraries = prebuilds(pack).filter((file) => file.endsWith('cuda.so'));
+  if (libraries.length === 0 && limits.cuda.length > 0) throw new Error('there is no CUDA library');
+  const found = libraries.map((file) => {
+    const { machine, ptx } = cudaArchitectures(join(pack.folder, file));
+    const missing = limits.cuda.filter((arch) => !machine.includes(arch));
+    if (missing.length > 0)
+      throw new Error(
+        `${file} has no machine code for ${missing.join(', ')}, only for ${machine.join(', ')}: ` +
+          'build it with `npm run build:cuda -- --arch all`',
+      );
+    return `machine code for ${machine.join(', ')}; PTX for ${ptx.join(', ') || 'none'}`;
+  });
+  return found.join('; ') || 'no CUDA library';
+}
+
 function paths(pack: Package): string {
   const literal = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
   const homes = [
@@ -171,6 +189,7 @@ export const gates: [name: string, gate: Gate][] = [
   ['dependencies', dependencies],
   ['libraries', libraries],
   ['symbol versions', symbols],
+  ['GPUs', cuda],
   ['no build paths', paths],
   ['publint', publint],
   ['types', types],

@@ -1,11 +1,12 @@
 /**
- * npm run release:pack [-- --built | --as-is] [--require linux-x64,…] [--glibc 2.28] [--glibcxx 3.4.25]
+ * npm run release:pack [-- --built | --as-is] [--require linux-x64,…] [--cuda 80,…] [--glibc 2.28] [--glibcxx 3.4.25]
  *
  * The tarball that is published, vl-mamba-<version>.tgz, and the gates it has to pass (gates.ts). It builds prebuilds/ for this
  * machine and dist/ first: --built takes the addon of build/Release, --as-is takes prebuilds/ and dist/ as they lie there,
- * which is how a release puts the platforms of several machines together. --require names platforms that must be in it;
- * --glibc and --glibcxx bound the symbol versions of its Linux binaries. The defaults are what Debian 12's compiler makes
- * of these sources.
+ * which is how a release puts the platforms of several machines together. --require names platforms that must be in it,
+ * --cuda the compute capabilities of its CUDA library; --glibc and --glibcxx bound the symbol versions of its Linux binaries.
+ * Their defaults are what Debian 12's compiler makes of these sources: it has no older C library to link against, and a
+ * static libstdc++ or libgcc asks for a newer one (arc4random of 2.36, _dl_find_object of 2.35).
  */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -20,6 +21,7 @@ const { values } = parseArgs({
     built: { type: 'boolean', default: false },
     'as-is': { type: 'boolean', default: false },
     require: { type: 'string', default: '' },
+    cuda: { type: 'string', default: '' },
     glibc: { type: 'string', default: '2.34' },
     glibcxx: { type: 'string', default: '3.4.30' },
   },
@@ -28,6 +30,7 @@ const limits: Limits = {
   glibc: values.glibc,
   glibcxx: values.glibcxx,
   platforms: values.require.split(',').filter(Boolean),
+  cuda: values.cuda.split(',').filter(Boolean).map(Number.parseFloat),
 };
 
 const npm = (cwd: string, ...args: string[]): string =>

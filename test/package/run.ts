@@ -66,6 +66,9 @@ const ADDED =
   /^(npm_(package|lifecycle|command|execpath|node_execpath)|npm_config_(local_)?prefix$|INIT_CWD|NODE$|NODE_OPTIONS$|NODE_PATH$|VL_MAMBA)/i;
 const env: NodeJS.ProcessEnv = Object.fromEntries(Object.entries(process.env).filter(([name]) => !ADDED.test(name)));
 env.PATH = bin;
+// What pnpm and yarn keep of it goes when this ends.
+for (const name of ['XDG_CACHE_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME', 'YARN_CACHE_FOLDER'])
+  env[name] = join(base, name);
 
 interface Run {
   status: number | null;
