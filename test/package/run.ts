@@ -20,7 +20,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, dirname, join, resolve } from 'node:path';
+import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as assert from 'uvu/assert';
@@ -61,9 +61,9 @@ symlinkSync(join(dirname(npm), 'npx-cli.js'), join(bin, 'npx'));
 // sh, and what the launchers that pnpm writes call.
 for (const name of ['sh', 'sed', 'dirname', 'uname']) symlinkSync(onPath(name), join(bin, name));
 
-/** The environment without what `npm run` added to it, which would point the npm inside at this clone. */
+/** The environment without what `npm run` added to it, which would point the npm inside at this clone or silence it. */
 const ADDED =
-  /^(npm_(package|lifecycle|command|execpath|node_execpath)|npm_config_(local_)?prefix$|INIT_CWD|NODE$|NODE_OPTIONS$|NODE_PATH$|VL_MAMBA)/i;
+  /^(npm_(package|lifecycle|command|execpath|node_execpath)|npm_config_((local_)?prefix|loglevel)$|INIT_CWD|NODE$|NODE_OPTIONS$|NODE_PATH$|VL_MAMBA)/i;
 const env: NodeJS.ProcessEnv = Object.fromEntries(Object.entries(process.env).filter(([name]) => !ADDED.test(name)));
 env.PATH = bin;
 // What pnpm and yarn keep of it goes when this ends.
@@ -128,6 +128,7 @@ function install(name: string, command: string, args: string[], settings: string
     const start = performance.now();
     const done = run(folder, command, args);
     assert.is(done.status, 0, `exit status ${done.status}: ${done.stdout}${done.stderr}`);
+    assert.match(done.stdout, /\S/, 'it said nothing at all, so it would not have warned either');
     const said = warnings(done).filter((line) => !usual.has(line));
     assert.is(said.length, 0, said.join('\n'));
     assert.not.ok(existsSync(join(folder, 'node_modules', 'vl-mamba', 'build')), 'something was built');
@@ -152,7 +153,7 @@ function demo(name: string, folder: string, command = join(bin, 'npx'), args = [
 for (const compiler of ['cc', 'gcc', 'g++', 'c++', 'clang', 'make', 'python3', 'cmake', 'nvcc', 'node-gyp'])
   assert.not.ok(existsSync(join(bin, compiler)));
 console.log(
-  `${tarball.slice(root.length + 1)}, Node ${quiet(runNode(base, ['--version']))}, npm ${run(base, join(bin, 'npm'), ['--version']).stdout.trim()}`,
+  `${basename(tarball)}, Node ${quiet(runNode(base, ['--version']))}, npm ${run(base, join(bin, 'npm'), ['--version']).stdout.trim()}`,
 );
 
 const npmBin = join(bin, 'npm');
