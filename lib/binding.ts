@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -86,19 +87,56 @@ export const packageRoot = (): string => join(dirname(fileURLToPath(import.meta.
 
 let loaded: Native | undefined;
 
+/** What lies in prebuilds/, as `linux-x64/vl-mamba.glibc.node`. */
+function prebuilt(root: string): string[] {
+  try {
+    return readdirSync(join(root, 'prebuilds'), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.node'))
+      .map((file) => file.replaceAll('\\', '/'))
+      .sort();
+  } catch {
+    return [];
+  }
+}
+
+const BUILD_YOURSELF =
+  'build it: `npm install` in a clone of the repository (it needs a C++20 compiler, make and python3), then ' +
+  '`npm install FOLDER_OF_THE_CLONE` here';
+
 /** Loads the addon the first time it is needed: a build of this clone, else the prebuilt one for this platform. */
 export function native(): Native {
   if (loaded) return loaded;
   const root = packageRoot();
+  const platform = `${process.platform}-${process.arch}`;
+  const here = `${platform} (Node ${process.versions.node})`;
+  const details = { platform: process.platform, arch: process.arch, root };
+  const load = createRequire(import.meta.url);
+  let file: string;
   try {
-    loaded = createRequire(import.meta.url)('node-gyp-build')(root) as Native;
+    file = (load('node-gyp-build') as { resolve(folder: string): string }).resolve(root);
   } catch (cause) {
+    const found = prebuilt(root);
+    const fix =
+      found.length > 0
+        ? `There is ${found.join(', ')}. For this platform, ${BUILD_YOURSELF}.`
+        : 'There is none for any platform. In a clone, type `npm run build`; installed, `npm install vl-mamba` again; with a ' +
+          'bundler, mark vl-mamba as external, so that it stays in node_modules.';
     throw new VLMambaError(
       'ERR_NO_BINARY',
-      `vl-mamba has no native binary for ${process.platform}-${process.arch} (Node ${process.versions.node}). ` +
-        'Looked in build/Release and prebuilds/ of the package. In a clone, run `npm run build`; installed from the ' +
-        'registry, this platform has no prebuilt binary: build from a clone of the repository.',
-      { cause, details: { platform: process.platform, arch: process.arch, root } },
+      `vl-mamba has no native binary for ${here}. Looked for build/Release/*.node and prebuilds/${platform}/*.node in ` +
+        `${root}. ${fix}`,
+      { cause, details },
+    );
+  }
+  try {
+    loaded = load(file) as Native;
+  } catch (cause) {
+    const reason = String((cause as Error).message).split('\n')[0];
+    throw new VLMambaError(
+      'ERR_NO_BINARY',
+      `the native binary of vl-mamba can't be loaded on ${here}: ${reason}. If the system is older than the binary ` +
+        `needs, ${BUILD_YOURSELF}; if the file is damaged, install vl-mamba again.`,
+      { cause, details: { ...details, file } },
     );
   }
   return loaded;

@@ -1,6 +1,5 @@
 import { lookup } from 'node:dns/promises';
-import { get as getHttp, type IncomingMessage } from 'node:http';
-import { get as getHttps } from 'node:https';
+import type { IncomingMessage } from 'node:http';
 import { BlockList, isIP, type LookupFunction } from 'node:net';
 import { VLMambaError } from '../errors.ts';
 import { abortable } from './async.ts';
@@ -102,7 +101,7 @@ export const nameOf = (url: URL): string => `image ${url.protocol}//${url.host}$
 const failed = (name: string, why: string, cause?: unknown): VLMambaError =>
   new VLMambaError('ERR_IMAGE_HTTP', `cannot download ${name}: ${why}`, { cause });
 
-function request(url: URL, addresses: Address[], signal: AbortSignal): Promise<IncomingMessage> {
+async function request(url: URL, addresses: Address[], signal: AbortSignal): Promise<IncomingMessage> {
   const pinned: LookupFunction = (_host, options, done) =>
     options.all ? done(null, addresses) : done(null, addresses[0]!.address, addresses[0]!.family);
   // A shared agent might reuse a connection that was made to another address.
@@ -112,8 +111,10 @@ function request(url: URL, addresses: Address[], signal: AbortSignal): Promise<I
     signal,
     headers: { accept: 'image/*', 'accept-encoding': 'identity' },
   };
+  // Opening node:http takes longer than the rest of this package.
+  const { get } = await (url.protocol === 'https:' ? import('node:https') : import('node:http'));
   return new Promise((resolve, reject) => {
-    (url.protocol === 'https:' ? getHttps : getHttp)(url, options, resolve).on('error', reject);
+    get(url, options, resolve).on('error', reject);
   });
 }
 

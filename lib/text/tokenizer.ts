@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { Tokenizer as Library } from '@huggingface/tokenizers';
+import type { Tokenizer as Library } from '@huggingface/tokenizers';
 import { rangeError, show, typeError } from '../errors.ts';
 import { type AddedMatch, AddedTokenFinder } from './added_tokens.ts';
 import { symbolBytes } from './byte_symbols.ts';
@@ -59,7 +59,8 @@ export interface Tokenizer {
  * @throws VLMambaError with an `ERR_TOK_…` code for a file that is missing, damaged, unsupported or of another model
  */
 export async function loadTokenizer(dir: string, options: TokenizerOptions): Promise<Tokenizer> {
-  return new ByteLevelTokenizer(await readTokenizerFile(dir, options), options);
+  const file = await readTokenizerFile(dir, options);
+  return new ByteLevelTokenizer(file, await wordEncoder(file), options);
 }
 
 class ByteLevelTokenizer implements Tokenizer {
@@ -76,10 +77,10 @@ class ByteLevelTokenizer implements Tokenizer {
   readonly #tokenOf: string[] = [];
   readonly #addedById: Map<number, string>;
 
-  constructor(file: TokenizerFile, { rows, eosTokenIds }: TokenizerOptions) {
+  constructor(file: TokenizerFile, library: Library, { rows, eosTokenIds }: TokenizerOptions) {
     this.#file = file;
     this.#rows = rows;
-    this.#library = wordEncoder(file);
+    this.#library = library;
     this.#longWords = new LongWordEncoder(file);
     // A special token is a literal of the template, found before normalisation whatever its flag says.
     this.#beforeNfc = new AddedTokenFinder(file.added.filter((token) => token.special || !token.normalized));
@@ -212,8 +213,9 @@ const encoder = new TextEncoder();
 const NOTHING = new Uint8Array(0);
 
 /** The library as an encoder of plain text: what it would do differently from the reference is done here instead. */
-function wordEncoder(file: TokenizerFile): Library {
-  return new Library(
+async function wordEncoder(file: TokenizerFile): Promise<Library> {
+  const { Tokenizer } = await import('@huggingface/tokenizers');
+  return new Tokenizer(
     {
       added_tokens: [],
       normalizer: null,

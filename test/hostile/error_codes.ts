@@ -151,7 +151,10 @@ export const codes: Record<string, [string, string]> = {
     'The model computed NaN, +Inf or only −Inf: its weights are damaged.',
     "Check the checkpoint; try `dtype: 'f32'`.",
   ],
-  ERR_NO_BINARY: ['There is no native binary for this platform.', 'In a clone, run `npm run build`.'],
+  ERR_NO_BINARY: [
+    "There is no native binary for this platform, or it can't be loaded.",
+    'In a clone, run `npm run build`; elsewhere do what the message says.',
+  ],
   ERR_NO_VISION: ['A picture was given to a model that only reads text.', 'Leave it out.'],
   ERR_OP_ARG: ['The arguments of an op do not fit together.', 'Give what the message asks for.'],
   ERR_OP_ATTR: ['An option of an op has a value that it does not know.', 'Use one that the message lists.'],
