@@ -38,6 +38,14 @@ export function fill(n: number, seed = 1): Float32Array {
   return out;
 }
 
+/** bf16 by cutting the lower bits off. */
+export function half(data: Float32Array): Uint16Array {
+  const bits = new Uint16Array(data.buffer);
+  const out = new Uint16Array(data.length);
+  for (let i = 0; i < out.length; i++) out[i] = bits[2 * i + 1]!;
+  return out;
+}
+
 export interface Case {
   args: Record<string, { dtype?: Dtype; shape: number[]; data: RunInput }>;
   record: (g: Graph, t: Record<string, Tensor>) => Record<string, Tensor | undefined>;

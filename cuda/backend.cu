@@ -52,12 +52,8 @@ struct Transfers {
 
 // The bytes from a tensor's first element to its last.
 std::pair<const std::byte*, const std::byte*> extent(const TensorArg& t) {
-  int64_t last = -1;
-  if (t && t.numel() > 0) {
-    last = 0;
-    for (int i = 0; i < t.rank; i++) last += (t.size[i] - 1) * t.stride[i];
-  }
-  return {t.as<std::byte>(), t.as<std::byte>() + (last + 1) * dtype_bytes(t.dtype)};
+  const auto* begin = t.as<std::byte>();
+  return {begin, begin + (t ? t.reach() * dtype_bytes(t.dtype) : 0)};
 }
 
 // For each step, whether its second input is written by none of them.
@@ -112,7 +108,6 @@ class Cuda final : public Backend {
         VLM_CUDA(cudaMallocHost(reinterpret_cast<void**>(&piece.memory), kPiece));
         VLM_CUDA(cudaEventCreateWithFlags(&piece.free, cudaEventDisableTiming));
       }
-      counters_ = static_cast<uint32_t*>(take(kCounters * sizeof *counters_));
       fault_ = static_cast<Fault*>(take(sizeof *fault_));
       VLM_CUDA(cudaMallocHost(reinterpret_cast<void**>(&seen_fault_), sizeof *seen_fault_));
       grow_pinned(kPinned);
@@ -379,8 +374,7 @@ class Cuda final : public Backend {
 
   void launch_step(const Executable& program, size_t s) {
     const Step& step = program.steps[s];
-    kOps[step.op].launch(step,
-                         {stream_, card_, static_cast<int>(s), workspace_, counters_, fault_, program.fixed_weight[s]});
+    kOps[step.op].launch(step, {stream_, card_, static_cast<int>(s), workspace_, fault_, program.fixed_weight[s]});
   }
 
   void time_steps(const Executable& program, double* ms) {
@@ -422,7 +416,6 @@ class Cuda final : public Backend {
   cudaEvent_t began_ = nullptr, ended_ = nullptr;
   Piece pieces_[2];
   int next_piece_ = 0;
-  uint32_t* counters_ = nullptr;
   Fault *fault_ = nullptr, *seen_fault_ = nullptr;
   std::byte *workspace_ = nullptr, *pinned_ = nullptr;
   size_t workspace_bytes_ = 0, pinned_bytes_ = 0;

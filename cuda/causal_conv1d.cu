@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kLanes* kWalkers) conv_channels(const __grid_c
         const int step = n * kTile + row;
         return step >= zeros && step < kPast + count ? x + step * p.x.stride[2] : nullptr;
       });
-    commit_copies();
+    copies_commit();
   };
 #pragma unroll
   for (int n = 0; n < kStages - 1; n++) load(n);

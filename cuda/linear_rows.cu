@@ -11,6 +11,7 @@
 #include <bit>
 
 #include "activation.cuh"
+#include "async_copy.cuh"
 #include "linear_rows.cuh"
 #include "rows.cuh"
 
@@ -40,10 +41,6 @@ constexpr int kChunkBytes = 64;  // of a row: 16 for each of the 4 lanes that sh
 template <class T>
 constexpr int kUnit = 16 / sizeof(T);  // elements of 16 bytes
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
 // 16 bytes to shared memory, zeros where there is nothing to copy, without a stop in registers.
 template <bool Once>
 __device__ __forceinline__ void copy_unit(uint4* to, const void* from, bool some) {
@@ -55,12 +52,6 @@ __device__ __forceinline__ void copy_unit(uint4* to, const void* from, bool some
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                  "r"(some ? 16 : 0)
                  : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most N groups of this thread's copies are on their way.
-template <int N>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
 __device__ __forceinline__ void cluster_barrier() {
@@ -249,7 +240,7 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
                           chunk + s < whole);
       }
     }
-    commit_copies();
+    copies_commit();
   };
   const auto fetch_first = [&] {
 #pragma unroll
@@ -276,12 +267,12 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
       });
     else
       each_unit([&](uint4* to, int64_t at, int left) { convert_unit<T>(to, p.x, p.wide, at, left); });
-    commit_copies();
+    copies_commit();
     if (first == 0 && !p.early) {
       fetch_first();
-      wait_for_copies<kDepth / kStep>();
+      copies_wait<kDepth / kStep>();
     } else {
-      wait_for_copies<0>();
+      copies_wait<0>();
     }
     if (warps_n == 1)
       __syncwarp();
@@ -302,7 +293,7 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
       sums.add(xs + (chunk - first) * rows * 4, rows, w);
     };
     for (int chunk = first; chunk < last; chunk += kStep) {
-      wait_for_copies<kDepth / kStep - 1>();
+      copies_wait<kDepth / kStep - 1>();
       if (chunk + kStep <= last) {
 #pragma unroll
         for (int s = 0; s < kStep; s++) add(chunk + s);

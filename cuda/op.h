@@ -30,11 +30,9 @@ struct Launch {
   const Card& card;
   int step;              // its place in the program
   std::byte* workspace;  // as many bytes as workspace_<op>() asked for, 256-byte aligned, with anything in them
-  uint32_t* counters;    // kCounters zeros that a kernel may count with and has to leave at zero
   Fault* fault;          // in device memory
   bool fixed_weight;     // no step of the program writes the second input: it may be read before wait_for_inputs()
 };
-constexpr int kCounters = 16384;
 
 struct Op {
   const char* name;

@@ -1,7 +1,7 @@
 // Elements of tensors with any strides and any float type: what kernels use off their fast path.
 #pragma once
 
-#include "common.cuh"
+#include "async_copy.cuh"
 
 namespace vlm::cuda {
 
@@ -53,7 +53,6 @@ __device__ inline void copy_async(void* shared, const void* global) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(Bytes) : "memory");
 }
 // Waits for all groups of copies but the latest N; what was not committed is a group of its own.
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N = 0>
 __device__ inline void wait_copies() {
   if constexpr (N == 0)

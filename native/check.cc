@@ -58,11 +58,7 @@ void check_plain(const TensorArg& t, const char* name, std::initializer_list<int
 
 void check_apart(const TensorArg& read, const char* read_name, const TensorArg& written, const char* written_name) {
   if (!read || !written || read.numel() == 0 || written.numel() == 0) return;
-  const auto end = [](const TensorArg& t) {
-    int64_t last = 0;
-    for (int i = 0; i < t.rank; i++) last += (t.size[i] - 1) * t.stride[i];
-    return t.as<std::byte>() + (last + 1) * dtype_bytes(t.dtype);
-  };
+  const auto end = [](const TensorArg& t) { return t.as<std::byte>() + t.reach() * dtype_bytes(t.dtype); };
   const std::less<const std::byte*> before;
   CHECK(!before(read.as<std::byte>(), end(written)) || !before(written.as<std::byte>(), end(read)), written_name,
         " must not lie in the memory of ", read_name);

@@ -47,6 +47,13 @@ struct TensorArg {
     for (int i = 0; i < rank; i++) n *= size[i];
     return n;
   }
+  // Elements from the first to the end of the last, gaps included.
+  int64_t reach() const {
+    if (numel() == 0) return 0;
+    int64_t last = 0;
+    for (int i = 0; i < rank; i++) last += (size[i] - 1) * stride[i];
+    return last + 1;
+  }
 };
 
 union Attr {

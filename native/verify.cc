@@ -24,13 +24,6 @@ struct Copy {
   std::vector<std::byte> bytes;
 };
 
-int64_t extent(const TensorArg& t) {
-  if (t.numel() == 0) return 0;
-  int64_t last = 0;
-  for (int i = 0; i < t.rank; i++) last += (t.size[i] - 1) * t.stride[i];
-  return last + 1;
-}
-
 template <class F>
 void each_element(const TensorArg& t, F&& f) {
   int64_t index[kMaxRank] = {};
@@ -132,7 +125,7 @@ class Verify final : public Backend {
 
   bool fetch(const TensorArg& t, bool widen, Copy& copy, TensorArg& arg, Failure& failure) {
     if (!t) return true;
-    const int64_t count = extent(t), width = dtype_bytes(t.dtype);
+    const int64_t count = t.reach(), width = dtype_bytes(t.dtype);
     copy.bytes.resize(std::max<int64_t>(count * width, 64));
     if (!device_->read(copy.bytes.data(), t.data, count * width, failure)) return false;
     copy.arg = t;

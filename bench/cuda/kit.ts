@@ -1,7 +1,7 @@
 import type { Device, DeviceBuffer } from '../../lib/device.ts';
 import { Graph } from '../../lib/program.ts';
 import { type Dtype, dtypeBytes, numel, type Tensor, tensorOf } from '../../lib/tensor.ts';
-import { fill } from '../kit.ts';
+import { fill, half } from '../kit.ts';
 
 export interface Argument {
   dtype?: Dtype;
@@ -18,14 +18,6 @@ export interface KernelCase {
 /** The second-level cache of a large GPU, several times over: what one copy leaves in it is gone when its turn comes again. */
 const ROTATED = 256 * 2 ** 20;
 const ROUNDS = 20;
-
-/** bf16 by cutting the lower bits off. */
-function half(data: Float32Array): Uint16Array {
-  const bits = new Uint16Array(data.buffer);
-  const out = new Uint16Array(data.length);
-  for (let i = 0; i < out.length; i++) out[i] = bits[2 * i + 1]!;
-  return out;
-}
 
 /**
  * Microseconds of a step inside a replayed graph: the median over rounds of a program that repeats it over copies of its

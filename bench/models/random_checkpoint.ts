@@ -9,7 +9,8 @@ import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeSafetensors } from '../../lib/checkpoint/safetensors.ts';
 import { numel } from '../../lib/tensor.ts';
-import { initial, toBf16, weightShapes } from '../../test/models/checkpoint.ts';
+import { toHalf } from '../../test/half.ts';
+import { initial, weightShapes } from '../../test/models/checkpoint.ts';
 
 const mamba = (hidden_size: number, num_hidden_layers: number) => ({
   model_type: 'mamba',
@@ -96,7 +97,7 @@ const BLOCK = 1 << 20;
 const blocks = new Map<number, Uint8Array>();
 
 const bf16 = (list: Float32Array, scale = 1): Uint8Array =>
-  new Uint8Array(Uint16Array.from(list, (v) => toBf16(v * scale)).buffer);
+  new Uint8Array(Uint16Array.from(list, (v) => toHalf(v * scale, 'bf16')).buffer);
 
 /** A large matrix repeats one block of values: making each number anew would take longer than writing it. */
 function* values(name: string, shape: readonly number[]): Generator<Uint8Array> {

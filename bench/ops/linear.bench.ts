@@ -1,12 +1,7 @@
 import type { Device } from '../../lib/device.ts';
 import { linear } from '../../lib/ops/index.ts';
-import { fill, type Row, time } from '../kit.ts';
+import { fill, half, type Row, time } from '../kit.ts';
 import { peak } from '../peak.ts';
-
-const half = (data: Float32Array): Uint16Array => {
-  const bits = new Uint32Array(data.buffer);
-  return Uint16Array.from(bits, (u) => u >>> 16);
-};
 
 /**
  * The machine's limits, then one token and a few through Mamba-2.8B's and 130M's widest products (bytes of weights a second),

@@ -6,6 +6,7 @@ import type { JsonRecord } from '../../lib/checkpoint/strict_json.ts';
 import { vlMambaParams } from '../../lib/models/vl_mamba.ts';
 import { numel } from '../../lib/tensor.ts';
 import { collect } from '../../lib/weights.ts';
+import { fromHalf, toHalf } from '../half.ts';
 import { random } from '../kit.ts';
 
 export type StoredDtype = 'F32' | 'BF16' | 'F16';
@@ -43,41 +44,11 @@ export function initial(name: string, shape: readonly number[]): Float32Array {
   return make(() => (2 * next() - 1) * Math.sqrt(3 / fanIn));
 }
 
-const word = new Float32Array(1);
-const bits = new Uint32Array(word.buffer);
-
-/** Round to nearest, ties to even. */
-export function toBf16(x: number): number {
-  word[0] = x;
-  return (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) >>> 16;
-}
-
-export function fromBf16(h: number): number {
-  bits[0] = h << 16;
-  return word[0]!;
-}
-
-/** For |x| in f16's normal range, and what rounds to zero below it. */
-export function toF16(x: number): number {
-  word[0] = x;
-  const sign = (bits[0]! >>> 16) & 0x8000;
-  const magnitude = bits[0]! & 0x7fffffff;
-  if (magnitude < 0x38800000) return sign | Math.round(Math.abs(x) * 2 ** 24);
-  return sign | ((magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13);
-}
-
-export const fromF16 = (h: number): number => {
-  const magnitude = h & 0x7fff;
-  const value =
-    magnitude < 0x400 ? magnitude * 2 ** -24 : (1 + (magnitude & 0x3ff) / 1024) * 2 ** ((magnitude >> 10) - 15);
-  return h & 0x8000 ? -value : value;
-};
-
 function store(data: Float32Array, dtype: StoredDtype): { bytes: Uint8Array; data: Float32Array } {
   if (dtype === 'F32') return { bytes: new Uint8Array(data.buffer), data };
-  const [to, from] = dtype === 'BF16' ? [toBf16, fromBf16] : [toF16, fromF16];
-  const halves = Uint16Array.from(data, to);
-  return { bytes: new Uint8Array(halves.buffer), data: Float32Array.from(halves, from) };
+  const half = dtype === 'BF16' ? 'bf16' : 'f16';
+  const halves = Uint16Array.from(data, (x) => toHalf(x, half));
+  return { bytes: new Uint8Array(halves.buffer), data: Float32Array.from(halves, (bits) => fromHalf(bits, half)) };
 }
 
 export interface CheckpointOptions {
