@@ -130,9 +130,29 @@ class Decoder {
       if (id >= 0) (i < in ? s.in[i] : s.out[i - in]) = p.tensors[id].arg;
     }
     for (int i = 0; i < attrs; i++) s.attr[i].i = word();
+    check_places(p, index, ids, in);
     p.steps.push_back(s);
     p.step_tensors_.push_back(std::move(ids));
     p.step_inputs_.push_back(in);
+  }
+
+  // What a step writes lies apart from its other tensors, or is one of its inputs: the same elements in the same places.
+  void check_places(const Program& p, int64_t step, const std::vector<int32_t>& ids, int in) {
+    const auto meet = [](const Program::Tensor& a, const Program::Tensor& b) {
+      return a.storage == b.storage && a.bytes && b.bytes && a.offset < b.offset + b.bytes &&
+             b.offset < a.offset + a.bytes;
+    };
+    const auto same = [](const Program::Tensor& a, const Program::Tensor& b) {
+      return a.offset == b.offset && a.arg.dtype == b.arg.dtype && a.arg.rank == b.arg.rank &&
+             a.arg.size == b.arg.size && a.arg.stride == b.arg.stride;
+    };
+    for (size_t o = in; o < ids.size(); o++)
+      for (size_t i = 0; i < o; i++) {
+        if (ids[o] < 0 || ids[i] < 0) continue;
+        const auto &written = p.tensors[ids[o]], &other = p.tensors[ids[i]];
+        REQUIRE(!meet(written, other) || (static_cast<int>(i) < in && same(written, other)), "step ", step,
+                " writes tensor ", ids[o], " over a part of tensor ", ids[i]);
+      }
   }
 
   // No step and no output may read a value that nothing has written.

@@ -176,6 +176,23 @@ test('words that are no program are refused', async () => {
   assert.match(error.message, /ends at byte 1024 of a storage of 64/);
 });
 
+test('a step may write where it reads, all of it or nothing', async () => {
+  const g = new Graph();
+  const x = g.input('x', 'f32', [4, 8]);
+  const weight = g.input('weight', 'f32', [8]);
+  g.push('rms_norm', { x, weight }, { y: x }, { eps: 1 });
+  g.output('y', x);
+  await device().compile(g);
+  const over = new Graph();
+  const buffer = await device().alloc(1024, 'both');
+  const from = tensorOf(buffer, 'f32', [4, 8]);
+  const to = tensorOf(buffer, 'f32', [4, 8], { offset: 16 });
+  over.push('rms_norm', { x: from, weight: over.input('weight', 'f32', [8]) }, { y: to }, { eps: 1 });
+  const error = await failure(() => device().compile(over));
+  assert.is(error.code, 'ERR_PROGRAM');
+  assert.match(error.message, /step 0 writes tensor \d+ over a part of tensor \d+/);
+});
+
 test('20,000 programs with words changed at random: refused, or run within their memory', async () => {
   const { words } = chain(3).encode();
   const next = random(7);
