@@ -81,12 +81,10 @@ template <int W>
 void convolve_all(const Conv& t, Worker& w) {
   const int64_t channels = t.x.size[1], strips = (channels + kStrip - 1) / kStrip;
   const bool along = t.x.stride[2] == 1 && t.y.stride[2] == 1 && t.x.stride[1] != 1;
-  w.each(t.x.size[0] * strips, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t b = i / strips, c = i % strips * kStrip, lanes = channels - c < kStrip ? channels - c : kStrip;
-      if (!along) convolve_channels<W>(t, b, c, lanes);
-      for (int64_t j = 0; along && j < lanes; j++) convolve_steps<W>(t, b, c + j);
-    }
+  w.runs(t.x.size[0] * strips, [&](int64_t i) {
+    const int64_t b = i / strips, c = i % strips * kStrip, lanes = channels - c < kStrip ? channels - c : kStrip;
+    if (!along) convolve_channels<W>(t, b, c, lanes);
+    for (int64_t j = 0; along && j < lanes; j++) convolve_steps<W>(t, b, c + j);
   });
 }
 
