@@ -54,8 +54,10 @@ struct Tag<Token> {
 template <class T>
 Napi::Value handle(Napi::Env env, std::shared_ptr<T> value) {
   using Pointer = std::shared_ptr<T>;
-  auto external =
-      Napi::External<Pointer>::New(env, new Pointer(std::move(value)), [](Napi::Env, Pointer* p) { delete p; });
+  // A worker that is being terminated takes no more values: New throws, and the pointer is still ours.
+  auto pointer = std::make_unique<Pointer>(std::move(value));
+  auto external = Napi::External<Pointer>::New(env, pointer.get(), [](Napi::Env, Pointer* p) { delete p; });
+  pointer.release();
   napi_type_tag_object(env, external, &Tag<T>::value);
   return external;
 }
