@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stdout } from 'node:process';
-import { demoFolder } from './bundled.ts';
+import { demoFolder } from '../bundled.ts';
 import { type LoadFlags, loadModel } from './load.ts';
 import { show } from './picture.ts';
 import { stats } from './text.ts';

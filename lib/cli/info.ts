@@ -1,4 +1,5 @@
 import { stderr, stdout } from 'node:process';
+import { modelFolder } from '../bundled.ts';
 import { type Checkpoint, openCheckpoint, type StoredTensor } from '../checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig } from '../checkpoint/config.ts';
 import { Engine } from '../engine.ts';
@@ -8,7 +9,6 @@ import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
 import { collect, type Param, planWeights } from '../weights.ts';
-import { modelFolder } from './bundled.ts';
 import { ProgressBar } from './progress.ts';
 import { bytes, count, table } from './text.ts';
 
