@@ -13,7 +13,8 @@ const ROW = 20;
 const HEAD = 34;
 const LIMIT_LABEL = 16;
 
-const escape = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+/** Text inside of SVG. */
+export const xml = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
 /** "1555", "15.3", "0.64": three digits that say something. */
 export const figure = (value: number): string =>
@@ -23,7 +24,7 @@ export const figure = (value: number): string =>
 export function chart(title: string, subtitle: string, panels: readonly Panel[]): string {
   const parts: string[] = [];
   const text = (x: number, y: number, what: string, style = '') =>
-    parts.push(`<text x="${x}" y="${y.toFixed(0)}"${style}>${escape(what)}</text>`);
+    parts.push(`<text x="${x}" y="${y.toFixed(0)}"${style}>${xml(what)}</text>`);
   let y = 66;
   for (const { title, unit, bars, limit } of panels) {
     const most = Math.max(...bars.map(({ value }) => value), limit?.value ?? 0) || 1;
@@ -47,10 +48,10 @@ export function chart(title: string, subtitle: string, panels: readonly Panel[])
     y += HEAD;
   }
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${y - 14}" width="${WIDTH}" height="${y - 14}" role="img" font-family="ui-sans-serif, system-ui, sans-serif" font-size="12" fill="#24292f">
-<title>${escape(title)}</title>
+<title>${xml(title)}</title>
 <rect width="100%" height="100%" rx="8" fill="#ffffff"/>
-<text x="16" y="24" font-size="15" font-weight="600">${escape(title)}</text>
-<text x="16" y="40" font-size="11" fill="#6e7781">${escape(subtitle)}</text>
+<text x="16" y="24" font-size="15" font-weight="600">${xml(title)}</text>
+<text x="16" y="40" font-size="11" fill="#6e7781">${xml(subtitle)}</text>
 ${parts.join('\n')}
 </svg>
 `;
