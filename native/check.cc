@@ -6,7 +6,7 @@ namespace vlm {
 
 std::string shape(const TensorArg& t) {
   static constexpr const char* names[] = {"f32", "f16", "bf16", "i32", "u8"};
-  std::ostringstream out;
+  std::ostringstream out(std::ios::out);
   out << names[static_cast<int>(t.dtype)] << " [";
   for (int i = 0; i < t.rank; i++) out << (i ? "," : "") << t.size[i];
   out << "]";
@@ -27,7 +27,7 @@ void check_size(const TensorArg& t, const char* name, std::initializer_list<int6
     i++;
   }
   if (same) return;
-  std::ostringstream want;
+  std::ostringstream want(std::ios::out);
   const char* comma = "";
   for (int64_t n : size) {
     want << comma << (n < 0 ? "*" : std::to_string(n));

@@ -236,13 +236,11 @@ check('start-up: import opens no native library', () => {
 });
 
 /** Both ways to meet it: a program gets an error with a code, the command a line and exit status 1. */
-function noBinary(said: RegExp[]): string {
-  const program = runNode(plain, [
-    '--input-type=module',
-    '-e',
-    "import { devices } from 'vl-mamba'; try { devices(); } catch (e) { console.log(e.code, e.message); }",
-  ]);
-  const command = runNode(plain, [join(packageFolder, 'dist', 'cli.mjs'), 'demo']);
+function noBinary(said: RegExp[], more: NodeJS.ProcessEnv = {}): string {
+  const devices =
+    "import { devices } from 'vl-mamba'; try { devices(); } catch (e) { console.log(e.code, e.message); }";
+  const program = runNode(plain, ['--input-type=module', '-e', devices], more);
+  const command = runNode(plain, [join(packageFolder, 'dist', 'cli.mjs'), 'demo'], more);
   assert.is(command.status, 1);
   assert.is(command.stderr.trim().split('\n').length, 1, command.stderr);
   for (const text of [program.stdout, command.stderr])
@@ -251,6 +249,8 @@ function noBinary(said: RegExp[]): string {
   return command.stderr.trim();
 }
 const prebuilds = join(packageFolder, 'prebuilds');
+if (process.platform === 'linux')
+  check('another C library', () => noBinary([/vl-mamba\.glibc\.node/, /another C library/, /slim/], { LIBC: 'musl' }));
 const ours = join(prebuilds, `${process.platform}-${process.arch}`);
 renameSync(ours, join(prebuilds, 'aix-ppc64'));
 check('nothing fits the platform', () => noBinary([/Looked for .*prebuilds/, /aix-ppc64/, /npm install/]));
