@@ -66,6 +66,7 @@ export class CancelToken {
   }
 }
 
+/** Elements as f32, i32, u8, or 16 bits of a float each. */
 export type RunInput = Float32Array | Int32Array | Uint8Array | Uint16Array;
 export type RunOutput = Float32Array | Int32Array | Uint8Array | Uint16Array;
 
@@ -78,7 +79,9 @@ const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
 };
 
 /** What a step of a program took. */
+/** What one step of a program took. */
 export interface StepProfile {
+  /** The name of its op. */
   op: string;
   /** Milliseconds. */
   ms: number;

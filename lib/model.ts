@@ -25,16 +25,20 @@ import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
 import { loadWeights, planWeights } from './weights.ts';
 
+/** How far the reading of weights is. */
 export interface ReadProgress {
+  /** Tells it from a download, which comes before. */
   phase: 'read';
   /** Bytes of weights. */
   loaded: number;
+  /** Bytes of all of them. */
   total: number;
 }
 
 /** A model of the hub is downloaded, where it is not here already; then its weights are read. */
 export type LoadProgress = DownloadProgress | ReadProgress;
 
+/** How a model is loaded. */
 export interface LoadOptions {
   /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
@@ -46,21 +50,29 @@ export interface LoadOptions {
   maxBatch?: number;
   /** Texts that may wait for that, 0 to 65536; 1024 by default. One more fails with ERR_QUEUE_FULL. */
   maxQueue?: number;
-  /** For debugging kernels on a GPU: see {@link DeviceOptions}. */
+  /** For debugging on a GPU: false launches every step by itself instead of replaying the program as one graph. */
   graph?: boolean;
+  /** For debugging on a GPU: repeats every step on the CPU and fails at the first that differs (ERR_VERIFY). */
   verify?: boolean;
+  /** Ends the loading, which rejects with its reason. */
   signal?: AbortSignal;
+  /** Told up to twenty times a second. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
 /** What a prompt is made of: an author's string with `<image>` marks, or the messages of a conversation. */
 export interface PromptOptions {
+  /** An author's text, with `<image>` for each picture; or else `messages`. */
   prompt?: string;
+  /** A conversation; the chat template writes what the model reads. Its text is data. */
   messages?: readonly Message[];
+  /** The pictures, in the order of their places. */
   images?: readonly ImageInput[];
+  /** Ends the work; the call rejects with its reason. */
   signal?: AbortSignal;
 }
 
+/** What is read, and how the answer is drawn. */
 export interface GenerateOptions extends PromptOptions, SamplingOptions {
   /** Write this many texts, 1 to 128, and give the likeliest for its length. */
   n?: number;
@@ -71,6 +83,7 @@ const PROGRESS_MS = 50;
 
 /** A model in memory: made by {@link load}. */
 export class Model {
+  /** Its config.json, with defaults for what is absent. */
   readonly config: ModelConfig;
   /** Things about the checkpoint that are odd and did not stop it from loading. */
   readonly warnings: readonly string[];
@@ -99,6 +112,7 @@ export class Model {
     return this.#runtime.parts.engine.loaded.bytes;
   }
 
+  /** Numbers that the weights have. */
   get parameters(): number {
     return this.#runtime.parts.engine.loaded.parameters;
   }
@@ -235,6 +249,7 @@ export class Model {
     return this.#runtime.parts.tokenizer.encode(text);
   }
 
+  /** The text of ids. @throws RangeError ERR_TOK_ID for one that has no row */
   detokenize(ids: readonly number[]): string {
     return this.#runtime.parts.tokenizer.decode(ids);
   }
@@ -258,6 +273,7 @@ export class Model {
     return this.#runtime.dispose();
   }
 
+  /** `dispose`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
