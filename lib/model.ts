@@ -15,6 +15,7 @@ import { abortable } from './image/async.ts';
 import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
+import { reporting } from './progress.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
@@ -50,6 +51,7 @@ export interface LoadOptions {
   graph?: boolean;
   verify?: boolean;
   signal?: AbortSignal;
+  /** What it throws ends the load. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -67,7 +69,6 @@ export interface GenerateOptions extends PromptOptions, SamplingOptions {
 }
 
 const MAX_N = 128;
-const PROGRESS_MS = 50;
 
 /** A model in memory: made by {@link load}. */
 export class Model {
@@ -316,17 +317,19 @@ export async function load(
   const print = fingerprint(checkpoint, config, signal);
   print.catch(() => {});
   const fill = async (device: Device): Promise<Engine> => {
-    const token = new CancelToken(signal);
-    const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
-    const timer = onProgress && setInterval(report, PROGRESS_MS);
-    try {
-      const loaded = await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
-      report();
-      return await Engine.create(device, config, loaded);
-    } finally {
-      clearInterval(timer);
-      token.release();
-    }
+    let read: CancelToken | undefined;
+    const report =
+      onProgress && (() => onProgress({ phase: 'read', loaded: Math.min(read?.progress ?? 0, total), total }));
+    const loaded = await reporting(report, signal, async (any) => {
+      const token = new CancelToken(any);
+      read = token;
+      try {
+        return await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+      } finally {
+        token.release();
+      }
+    });
+    return Engine.create(device, config, loaded);
   };
   const { result: engine, passedOver } = await onDevice(name, { threads, graph, verify }, fill).catch((error) => {
     signal?.throwIfAborted();
