@@ -15,6 +15,7 @@ import { abortable } from './image/async.ts';
 import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
+import { reporting } from './progress.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
@@ -56,7 +57,7 @@ export interface LoadOptions {
   verify?: boolean;
   /** Ends the loading, which rejects with its reason. */
   signal?: AbortSignal;
-  /** Told up to twenty times a second. */
+  /** Told up to twenty times a second; what it throws ends the loading. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -79,7 +80,6 @@ export interface GenerateOptions extends PromptOptions, SamplingOptions {
 }
 
 const MAX_N = 128;
-const PROGRESS_MS = 50;
 
 /** A model in memory: made by {@link load}. */
 export class Model {
@@ -332,17 +332,19 @@ export async function load(
   const print = fingerprint(checkpoint, config, signal);
   print.catch(() => {});
   const fill = async (device: Device): Promise<Engine> => {
-    const token = new CancelToken(signal);
-    const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
-    const timer = onProgress && setInterval(report, PROGRESS_MS);
-    try {
-      const loaded = await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
-      report();
-      return await Engine.create(device, config, loaded);
-    } finally {
-      clearInterval(timer);
-      token.release();
-    }
+    let read: CancelToken | undefined;
+    const report =
+      onProgress && (() => onProgress({ phase: 'read', loaded: Math.min(read?.progress ?? 0, total), total }));
+    const loaded = await reporting(report, signal, async (any) => {
+      const token = new CancelToken(any);
+      read = token;
+      try {
+        return await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+      } finally {
+        token.release();
+      }
+    });
+    return Engine.create(device, config, loaded);
   };
   const { result: engine, passedOver } = await onDevice(name, { threads, graph, verify }, fill).catch((error) => {
     signal?.throwIfAborted();

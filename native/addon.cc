@@ -27,29 +27,23 @@ int64_t integer(const CallbackInfo& info, int i) {
   return static_cast<int64_t>(n);
 }
 
-// Handles: an External that owns a shared pointer, tagged with its type so that one can't be taken for another.
+// Handles: an External that owns a shared pointer, tagged with its type so that one can't be taken for another, nor for one
+// of another copy of this addon, which may be of another version.
 template <class T>
-struct Tag;
+const char* const kName = nullptr;
 template <>
-struct Tag<NodeDevice> {
-  static constexpr napi_type_tag value = {0x564c4d01, 0x9d1cf2b4a6e84c11};
-  static constexpr const char* name = "a device";
-};
+const char* const kName<NodeDevice> = "a device";
 template <>
-struct Tag<Buffer> {
-  static constexpr napi_type_tag value = {0x564c4d02, 0x9d1cf2b4a6e84c12};
-  static constexpr const char* name = "a buffer";
-};
+const char* const kName<Buffer> = "a buffer";
 template <>
-struct Tag<Executable> {
-  static constexpr napi_type_tag value = {0x564c4d03, 0x9d1cf2b4a6e84c13};
-  static constexpr const char* name = "a program";
-};
+const char* const kName<Executable> = "a program";
 template <>
-struct Tag<Token> {
-  static constexpr napi_type_tag value = {0x564c4d04, 0x9d1cf2b4a6e84c14};
-  static constexpr const char* name = "a token";
-};
+const char* const kName<Token> = "a token";
+
+template <class T>
+napi_type_tag tag() {
+  return {0x564c4d4d9d1cf2b4, reinterpret_cast<uintptr_t>(&kName<T>)};
+}
 
 template <class T>
 Napi::Value handle(Napi::Env env, std::shared_ptr<T> value) {
@@ -58,22 +52,24 @@ Napi::Value handle(Napi::Env env, std::shared_ptr<T> value) {
   auto pointer = std::make_unique<Pointer>(std::move(value));
   auto external = Napi::External<Pointer>::New(env, pointer.get(), [](Napi::Env, Pointer* p) { delete p; });
   pointer.release();
-  napi_type_tag_object(env, external, &Tag<T>::value);
+  const napi_type_tag type = tag<T>();
+  napi_type_tag_object(env, external, &type);
   return external;
 }
 
 template <class T>
 std::shared_ptr<T>& slot(const CallbackInfo& info, int i, Napi::Value value) {
   bool same = false;
-  if (!value.IsExternal() || napi_check_object_type_tag(info.Env(), value, &Tag<T>::value, &same) != napi_ok || !same)
-    bad(info, i, Tag<T>::name);
+  const napi_type_tag type = tag<T>();
+  if (!value.IsExternal() || napi_check_object_type_tag(info.Env(), value, &type, &same) != napi_ok || !same)
+    bad(info, i, kName<T>);
   return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
 }
 
 template <class T>
 std::shared_ptr<T> pointer(const CallbackInfo& info, int i) {
   auto& p = slot<T>(info, i, info[i]);
-  if (!p) throw to_js(info.Env(), "ERR_DISPOSED", text(Tag<T>::name, " was used after it was freed").c_str());
+  if (!p) throw to_js(info.Env(), "ERR_DISPOSED", text(kName<T>, " was used after it was freed").c_str());
   return p;
 }
 
