@@ -15,6 +15,13 @@ async function onStack<T>(promise: Promise<T>, graph?: Graph): Promise<T> {
   }
 }
 
+/** The logits that a run has computed and no token could be drawn from, where that is why it failed. */
+export function logitsLeft(error: unknown): Float32Array | undefined {
+  if (!(error instanceof VLMambaError) || error.code !== 'ERR_NONFINITE_LOGITS') return undefined;
+  const { leftover } = error.cause as { leftover?: ArrayBuffer };
+  return leftover && new Float32Array(leftover);
+}
+
 /** Memory on a device that outlives programs: weights, recurrent state. */
 export class DeviceBuffer implements Storage {
   constructor(
@@ -59,6 +66,7 @@ export class CancelToken {
   }
 }
 
+/** Elements as f32, i32, u8, or 16 bits of a float each. */
 export type RunInput = Float32Array | Int32Array | Uint8Array | Uint16Array;
 export type RunOutput = Float32Array | Int32Array | Uint8Array | Uint16Array;
 
@@ -71,7 +79,9 @@ const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
 };
 
 /** What a step of a program took. */
+/** What one step of a program took. */
 export interface StepProfile {
+  /** The name of its op. */
   op: string;
   /** Milliseconds. */
   ms: number;

@@ -15,6 +15,7 @@ import { abortable } from './image/async.ts';
 import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
+import { reporting } from './progress.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
@@ -25,16 +26,20 @@ import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
 import { loadWeights, planWeights } from './weights.ts';
 
+/** How far the reading of weights is. */
 export interface ReadProgress {
+  /** Tells it from a download, which comes before. */
   phase: 'read';
   /** Bytes of weights. */
   loaded: number;
+  /** Bytes of all of them. */
   total: number;
 }
 
 /** A model of the hub is downloaded, where it is not here already; then its weights are read. */
 export type LoadProgress = DownloadProgress | ReadProgress;
 
+/** How a model is loaded. */
 export interface LoadOptions {
   /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
@@ -46,31 +51,39 @@ export interface LoadOptions {
   maxBatch?: number;
   /** Texts that may wait for that, 0 to 65536; 1024 by default. One more fails with ERR_QUEUE_FULL. */
   maxQueue?: number;
-  /** For debugging kernels on a GPU: see {@link DeviceOptions}. */
+  /** For debugging on a GPU: false launches every step by itself instead of replaying the program as one graph. */
   graph?: boolean;
+  /** For debugging on a GPU: repeats every step on the CPU and fails at the first that differs (ERR_VERIFY). */
   verify?: boolean;
+  /** Ends the loading, which rejects with its reason. */
   signal?: AbortSignal;
+  /** Told up to twenty times a second; what it throws ends the loading. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
 /** What a prompt is made of: an author's string with `<image>` marks, or the messages of a conversation. */
 export interface PromptOptions {
+  /** An author's text, with `<image>` for each picture; or else `messages`. */
   prompt?: string;
+  /** A conversation; the chat template writes what the model reads. Its text is data. */
   messages?: readonly Message[];
+  /** The pictures, in the order of their places. */
   images?: readonly ImageInput[];
+  /** Ends the work; the call rejects with its reason. */
   signal?: AbortSignal;
 }
 
+/** What is read, and how the answer is drawn. */
 export interface GenerateOptions extends PromptOptions, SamplingOptions {
   /** Write this many texts, 1 to 128, and give the likeliest for its length. */
   n?: number;
 }
 
 const MAX_N = 128;
-const PROGRESS_MS = 50;
 
 /** A model in memory: made by {@link load}. */
 export class Model {
+  /** Its config.json, with defaults for what is absent. */
   readonly config: ModelConfig;
   /** Things about the checkpoint that are odd and did not stop it from loading. */
   readonly warnings: readonly string[];
@@ -99,6 +112,7 @@ export class Model {
     return this.#runtime.parts.engine.loaded.bytes;
   }
 
+  /** Numbers that the weights have. */
   get parameters(): number {
     return this.#runtime.parts.engine.loaded.parameters;
   }
@@ -235,6 +249,7 @@ export class Model {
     return this.#runtime.parts.tokenizer.encode(text);
   }
 
+  /** The text of ids. @throws RangeError ERR_TOK_ID for one that has no row */
   detokenize(ids: readonly number[]): string {
     return this.#runtime.parts.tokenizer.decode(ids);
   }
@@ -258,6 +273,7 @@ export class Model {
     return this.#runtime.dispose();
   }
 
+  /** `dispose`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
@@ -276,8 +292,8 @@ export class Model {
 }
 
 /**
- * Loads a checkpoint folder (contract.md §1), or a model of the hub: `org/name` or `org/name@revision`, where there is no such
- * folder.
+ * Loads a checkpoint folder; where there is no such folder, a model of the hub (`org/name` or `org/name@revision`), or the one in
+ * the package (`demo`).
  *
  * @throws VLMambaError with the code of what is wrong: ERR_HUB_…, ERR_CKPT_…, ERR_ST_…, ERR_SHARD_…, ERR_CFG_…, ERR_TOK_…,
  *   ERR_CUDA_UNAVAILABLE, ERR_OUT_OF_MEMORY; a TypeError or RangeError with ERR_ARG_… for an argument; the signal's reason
@@ -316,17 +332,19 @@ export async function load(
   const print = fingerprint(checkpoint, config, signal);
   print.catch(() => {});
   const fill = async (device: Device): Promise<Engine> => {
-    const token = new CancelToken(signal);
-    const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
-    const timer = onProgress && setInterval(report, PROGRESS_MS);
-    try {
-      const loaded = await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
-      report();
-      return await Engine.create(device, config, loaded);
-    } finally {
-      clearInterval(timer);
-      token.release();
-    }
+    let read: CancelToken | undefined;
+    const report =
+      onProgress && (() => onProgress({ phase: 'read', loaded: Math.min(read?.progress ?? 0, total), total }));
+    const loaded = await reporting(report, signal, async (any) => {
+      const token = new CancelToken(any);
+      read = token;
+      try {
+        return await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+      } finally {
+        token.release();
+      }
+    });
+    return Engine.create(device, config, loaded);
   };
   const { result: engine, passedOver } = await onDevice(name, { threads, graph, verify }, fill).catch((error) => {
     signal?.throwIfAborted();

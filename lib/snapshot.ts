@@ -13,8 +13,10 @@ const CHECKSUM_KEY = '"checksum":"';
 /** Floats that are converted before others on the event loop get their turn. */
 const PIECE = 2 ** 19;
 
+/** How the state's numbers are kept in a snapshot. */
 export type SnapshotDtype = 'f32' | 'bf16';
 
+/** How a snapshot is taken. */
 export interface SnapshotOptions {
   /** f32 (the default) keeps every bit; bf16 takes half the bytes, and answers may differ (docs/sessions.md says how often). */
   dtype?: SnapshotDtype;

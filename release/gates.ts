@@ -163,7 +163,7 @@ function symbols(pack: Package, limits: Limits): string {
       if (newer(version, highest))
         throw new Error(
           `${file} needs ${family}_${version}, at most ${highest} is allowed: build where the C library is older, as ` +
-            '`npm run release:prebuild` does (release/sysroot.ts)',
+            '`npm run release:prebuild` does (release/sysroot.ts), or name an older version in release/symbol_versions.h',
         );
     none(unresolved(path), `${file} needs symbols that no library has`);
     return `${relative('prebuilds', file).replaceAll(sep, '/')}: GLIBC_${GLIBC}, GLIBCXX_${GLIBCXX}`;

@@ -2,6 +2,7 @@ import { mkdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { INDEX, readShardNames } from '../checkpoint/checkpoint.ts';
 import { checkSignal, show, typeError, VLMambaError } from '../errors.ts';
+import { reporting } from '../progress.ts';
 import { describe, type FileFacts, fileUrl, type Listing, list } from './api.ts';
 import { fetchBlob } from './blob.ts';
 import { CachedModel } from './cache.ts';
@@ -10,17 +11,23 @@ import { type ModelName, parseModelName } from './name.ts';
 import { bytesThere } from './partial.ts';
 import { type HubSettings, hubSettings } from './settings.ts';
 
+/** How far a download is. */
 export interface DownloadProgress {
+  /** Tells it from the reading of weights, which follows. */
   phase: 'download';
   /** Bytes that are in the cache, of all files of the model. */
   loaded: number;
+  /** Bytes of all of them. */
   total: number;
 }
 
+/** How a model of the hub is fetched. */
 export interface PullOptions {
   /** A branch, a tag or a commit; `main` by default. */
   revision?: string;
+  /** Ends the download, which rejects with its reason; what has come is kept. */
   signal?: AbortSignal;
+  /** Told up to twenty times a second. */
   onProgress?: (progress: DownloadProgress) => void;
 }
 
@@ -28,8 +35,11 @@ export interface PullOptions {
 export interface Pulled {
   /** The folder to load. */
   path: string;
+  /** `org/name` */
   repo: string;
+  /** What was asked for. */
   revision: string;
+  /** What it stood for: 40 hexadecimal digits. */
   commit: string;
   /** Bytes that were fetched for it now. */
   fetched: number;
@@ -40,7 +50,6 @@ export interface Pulled {
 /** Fewer than for a file: somebody may be waiting to hear that there is no network, or that a path was misspelt. */
 const LIST_ATTEMPTS = 3;
 const AT_ONCE = 4;
-const PROGRESS_MS = 50;
 
 /** `pull` of the public API. `orCached` makes do with what is on this machine where the hub can't be asked. */
 export async function pull(
@@ -108,23 +117,17 @@ async function bring(
 ): Promise<Pulled> {
   const { repo } = model;
   const { files, sharded } = wanted(names, `${repo} at ${commit.slice(0, 12)}`);
-  const run = new Download(hub, cached, repo, commit, signal);
+  const run = new Download(hub, cached, repo, commit);
   if (sharded) {
     // Small, and says what else there is.
-    await run.fetch([INDEX]);
+    await run.fetch([INDEX], signal);
     const shards = await readShardNames(join(cached.snapshot(commit), INDEX), signal);
     const absent = shards.filter((shard) => !names.has(shard));
     if (absent.length > 0)
       throw new VLMambaError('ERR_HUB_FILES', `${repo}: ${INDEX} names ${show(absent[0])}, which is not there`);
     files.push(...shards);
   }
-  const timer = onProgress && setInterval(() => onProgress(run.progress), PROGRESS_MS);
-  try {
-    await run.fetch(files);
-    onProgress?.(run.progress);
-  } finally {
-    clearInterval(timer);
-  }
+  await reporting(onProgress && (() => onProgress(run.progress)), signal, (any) => run.fetch(files, any));
   const pulled = result(cached, model, commit, run.fetched);
   // Last, so that a revision always stands for a commit that is whole. A cache that can't be written to is as good to read.
   await cached.remember(model, commit).catch((error) => pulled.warnings.push(String(error)));
@@ -134,7 +137,6 @@ async function bring(
 /** Files of one commit on their way into the cache. */
 class Download {
   readonly #bytes = new Map<string, { there: number; size: number }>();
-  readonly #signal: AbortSignal;
   readonly #stop = new AbortController();
   fetched = 0;
 
@@ -143,21 +145,19 @@ class Download {
     readonly cached: CachedModel,
     readonly repo: string,
     readonly commit: string,
-    signal: AbortSignal | undefined,
-  ) {
-    this.#signal = signal ? AbortSignal.any([signal, this.#stop.signal]) : this.#stop.signal;
-  }
+  ) {}
 
   get progress(): DownloadProgress {
     const sum = (of: 'there' | 'size') => [...this.#bytes.values()].reduce((sum, entry) => sum + entry[of], 0);
     return { phase: 'download', loaded: sum('there'), total: sum('size') };
   }
 
-  async fetch(names: readonly string[]): Promise<void> {
+  async fetch(names: readonly string[], given: AbortSignal | undefined): Promise<void> {
     const { hub, cached, repo, commit } = this;
+    const signal = given ? AbortSignal.any([given, this.#stop.signal]) : this.#stop.signal;
     const facts: FileFacts[] = [];
     await this.#each(names, async (name) => {
-      if (!(await cached.has(commit, name))) facts.push(await describe(hub, repo, commit, name, this.#signal));
+      if (!(await cached.has(commit, name))) facts.push(await describe(hub, repo, commit, name, signal));
     });
     if (facts.length === 0) return;
     await mkdir(cached.blobs, { recursive: true });
@@ -169,7 +169,7 @@ class Download {
         entry.there = there;
         this.fetched += fetched;
       };
-      await fetchBlob(hub, cached, fileUrl(hub, repo, commit, file.name), file, { signal: this.#signal, onBytes });
+      await fetchBlob(hub, cached, fileUrl(hub, repo, commit, file.name), file, { signal, onBytes });
       await cached.place(commit, file.name, file.etag);
     });
   }

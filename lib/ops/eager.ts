@@ -6,14 +6,19 @@ import { type Dtype, numel, type Tensor } from '../tensor.ts';
 
 /** A tensor in JavaScript memory. 16-bit floats are Uint16Arrays of their bits, with `dtype` saying which. */
 export interface TensorData<T extends RunInput = RunInput> {
+  /** The elements, the last axis running fastest. */
   data: T;
+  /** Sizes of the axes; their product is the length of `data`. */
   shape: readonly number[];
+  /** What the bits of a Uint16Array are. */
   dtype?: 'f16' | 'bf16';
 }
 
 /** What every eager op takes besides its own options. */
 export interface EagerOptions {
+  /** Where it runs; `auto` by default. */
   device?: DeviceName | Device;
+  /** Ends the work; the call rejects with its reason. */
   signal?: AbortSignal;
 }
 

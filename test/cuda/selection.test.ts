@@ -145,12 +145,40 @@ add('a card that stops: everything asked of it fails, the CPU goes on', () => {
   const { ran } = ask(
     mocked({ MOCK_LIBRARY_FAILS: 'run' }),
     'cuda',
-    `const ask = () => model.generate({ prompt: 'a' }).then(() => 'answered', (error) => error.code);
-     const codes = await Promise.all([ask(), ask(), ask()]);
-     const y = await ops.activation({ x: { data: Float32Array.of(1), shape: [1, 1] } }, { activation: 'silu', device: 'cpu' });
-     result.ran = [...codes, await ask(), y.y.data[0].toFixed(4)].join(' ');`,
+    `const picture = { data: new Uint8Array(12), width: 2, height: 2, channels: 3 };
+     const code = (use) => Promise.resolve().then(use).then(() => 'works', (error) => error.code);
+     const session = model.session();
+     const chat = model.chat();
+     await code(() => model.generate({ prompt: 'a' }));
+     const codes = {
+       generate: () => model.generate({ prompt: 'a' }),
+       several: () => model.generate({ prompt: 'a', n: 2 }),
+       'three at once': () => Promise.all(Array.from({ length: 3 }, () => model.generate({ prompt: 'a' }))),
+       logits: () => model.logits({ prompt: 'a' }),
+       score: () => model.score({ prompt: 'a', choices: [' b', ' c'] }),
+       imageEmbeds: () => model.imageEmbeds(picture),
+       look: () => model.look(picture),
+       profile: () => model.profile(),
+       append: () => session.append({ text: 'a b c' }),
+       'session.generate': () => session.generate({ text: 'a' }),
+       say: () => chat.say('a'),
+       pixels: () => model.pixels(picture),
+       tokenize: () => model.tokenize('a'),
+       fork: () => session.fork().dispose(),
+       snapshot: () => session.snapshot(),
+       load: () => { if (model.load.running !== 0) throw new Error('still running'); },
+       'on the CPU': () => ops.activation({ x: { data: Float32Array.of(1), shape: [1, 1] } }, { activation: 'silu', device: 'cpu' }),
+       'session.dispose': () => session.dispose(),
+       'chat.dispose': () => chat.dispose(),
+       dispose: () => Promise.all([model.dispose(), model.dispose()]),
+     };
+     const found = {};
+     for (const [name, use] of Object.entries(codes)) (found[await code(use)] ??= []).push(name);
+     result.ran = JSON.stringify(found);`,
   );
-  assert.equal(ran.split(' '), [...Array(4).fill('ERR_CUDA_LOST'), '0.7311']);
+  const lost = 'generate|several|three at once|logits|score|imageEmbeds|look|profile|append|session.generate|say';
+  const works = 'pixels|tokenize|fork|snapshot|load|on the CPU|session.dispose|chat.dispose|dispose';
+  assert.equal(JSON.parse(ran), { ERR_CUDA_LOST: lost.split('|'), works: works.split('|') });
 });
 
 add('verify finds a GPU that computes nothing, at the first step', () => {

@@ -24,7 +24,14 @@ if (!values.asan) {
   const out = join('build-native', 'addon');
   must('npx', ['cmake-js', 'build', '--out', join(out, 'build'), '--CDVL_MAMBA_ASAN=ON']);
   const library = (name: string) => spawnSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout.trim();
-  for (const file of ['hostile/native', 'hostile/ops', 'hostile/api', 'fuzz/parsers'])
+  for (const file of [
+    'hostile/native',
+    'hostile/ops',
+    'hostile/api',
+    'fuzz/parsers',
+    'lifetime/lifetime',
+    'sessions/batching',
+  ])
     must(process.execPath, ['--expose-gc', '--import', 'tsx', join('test', `${file}.test.ts`)], {
       VL_MAMBA_PREBUILD: resolve(out),
       LD_PRELOAD: `${library('libasan.so')} ${library('libubsan.so')}`,

@@ -1,7 +1,7 @@
 /** Every method in every state: what works, and which error it is where it doesn't. */
 import * as assert from 'uvu/assert';
 import { Device } from '../../lib/device.ts';
-import { type Chat, type Generation, load, type Model } from '../../lib/index.ts';
+import { type Chat, type Generation, load, type Mark, type Model, type Session } from '../../lib/index.ts';
 import { activation } from '../../lib/ops/index.ts';
 import { Graph } from '../../lib/program.ts';
 import { failure, suite } from '../kit.ts';
@@ -165,6 +165,70 @@ matrix<{ chat: Chat; model: Model }>(
     reset: [({ chat }) => chat.reset(), null, null, null, null, null, null],
     dispose: [({ chat }) => Promise.all([chat.dispose(), chat.dispose()]), null, null, null, null, null, null],
     messages: [({ chat }) => assert.ok(Array.isArray(chat.messages)), null, null, null, null, null, null],
+  },
+);
+
+matrix<{ session: Session; mark: Mark; model: Model }>(
+  'a session',
+  async () => {
+    const { subject, end } = await model();
+    const session = subject.session();
+    return { subject: { session, mark: session.mark(), model: subject }, end };
+  },
+  {
+    new: async () => undefined,
+    read: async ({ session }) => {
+      await session.append({ text: 'a b c' });
+      return undefined;
+    },
+    answering: async ({ session }) => {
+      const controller = new AbortController();
+      const { prompt, ...options } = long;
+      const answer = session.generate({ text: prompt, ...options, signal: controller.signal });
+      const ended = answer.catch(() => {});
+      await answer[Symbol.asyncIterator]().next();
+      setTimeout(() => controller.abort(reason), 50);
+      return () => ended;
+    },
+    aborted: async ({ session }) => {
+      const answer = session.generate({ text: 'a', maxNewTokens: 1000, temperature: 1, seed: 1 });
+      for await (const _ of answer) break;
+      await answer;
+      return undefined;
+    },
+    failed: async ({ session }) => {
+      await failure(() => session.generate({ text: 'a', topK: -1 }));
+      await failure(() => session.append({}));
+      return undefined;
+    },
+    disposed: async ({ session }) => {
+      session.dispose();
+      return undefined;
+    },
+    'of a disposed model': async ({ session, model }) => {
+      await session.append({ text: 'a b c' });
+      await model.dispose();
+      return undefined;
+    },
+  },
+  {
+    append: [({ session }) => session.append({ text: 'd' }), null, null, null, null, null, D, D],
+    generate: [({ session }) => session.generate({ text: 'd', ...said }), null, null, null, null, null, D, D],
+    fork: [({ session }) => session.fork().append({ text: 'd' }), null, null, null, null, null, D, D],
+    mark: [({ session }) => session.mark().dispose(), null, null, null, null, null, D, D],
+    rewind: [({ session, mark }) => session.rewind(mark), null, null, 'ERR_SESSION_BUSY', null, null, D, D],
+    snapshot: [({ session }) => session.snapshot(), null, null, null, null, null, D, D],
+    sizes: [
+      ({ session }) => assert.ok(session.tokens >= 0 && session.stateBytes > 0 && session.messages.length === 0),
+      null,
+      null,
+      null,
+      null,
+      null,
+      null,
+      null,
+    ],
+    dispose: [({ session }) => [session.dispose(), session.dispose()], null, null, null, null, null, null, null],
   },
 );
 

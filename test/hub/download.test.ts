@@ -379,4 +379,19 @@ test('abort: before, while it waits, in the middle; then it goes on', async () =
   assert.is((await failure(() => pull('org/model', { signal: 7 as unknown as AbortSignal }))).code, 'ERR_ARG_TYPE');
 });
 
+test('what onProgress throws ends the download and comes through', async () => {
+  hub.forget();
+  const settings = hub.settings();
+  hub.trick = (asked, response) => {
+    if (!isWeights(asked)) return false;
+    response.writeHead(200, { 'content-length': WEIGHTS.length }).write(WEIGHTS.subarray(0, 10_000));
+    return true;
+  };
+  const own = new Error('mine');
+  const onProgress = () => {
+    throw own;
+  };
+  assert.is(await pull('org/model', { settings, onProgress }).catch((error) => error), own);
+});
+
 test.run();

@@ -1,12 +1,14 @@
 /** The ends of things: dispose, abort, break, workers and processes that go in the middle of a run. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import * as assert from 'uvu/assert';
-import { type GenerateOptions, load, type Model } from '../../lib/index.ts';
+import { type Native, native } from '../../lib/binding.ts';
+import { type GenerateOptions, type ImageInput, load, type Model } from '../../lib/index.ts';
 import { failure, suite } from '../kit.ts';
 import { slowCheckpoint } from './model.ts';
 
@@ -153,6 +155,116 @@ test('a signal ends the process at once', async () => {
   await once(running.stdout!, 'data');
   running.kill('SIGTERM');
   assert.equal(await once(running, 'close'), [null, 'SIGTERM']);
+});
+
+test('what the reader throws stops the work, wherever it is thrown', async () => {
+  await using model = await load(dir);
+  const own = new Error('mine');
+  const thrown = failure(async () => {
+    for await (const _ of model.generate(long)) throw own;
+  });
+  assert.is(await thrown, own);
+  const { pieces } = await begun(model);
+  assert.is(await failure(() => pieces.throw!(own)), own);
+  assert.is(
+    await failure(() =>
+      load(dir, {
+        onProgress: () => {
+          throw own;
+        },
+      }),
+    ),
+    own,
+  );
+  while (model.load.running > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.is((await model.generate({ prompt: 'again', maxNewTokens: 3 })).tokens.length, 3);
+});
+
+/** Memory that gets smaller under the hands of whoever reads it. */
+function shrinking(bytes: Uint8Array): { view: Uint8Array; shrink: () => void } {
+  const buffer = new (
+    ArrayBuffer as unknown as new (
+      n: number,
+      o: object,
+    ) => ArrayBuffer & { resize(n: number): void }
+  )(bytes.length, { maxByteLength: bytes.length });
+  const view = new Uint8Array(buffer);
+  view.set(bytes);
+  return { view, shrink: () => buffer.resize(0) };
+}
+
+test('memory that the caller takes away after the call: the whole picture, or an error', async () => {
+  await using model = await load(dir);
+  const png = new Uint8Array(readFileSync('models/demo/pictures/ring.png'));
+  const raw = new Uint8Array(200 * 200 * 3).fill(7);
+  const pictures: [name: string, make: (view: Uint8Array) => ImageInput, bytes: Uint8Array][] = [
+    ['a file', (view) => view, png],
+    ['pixels', (data) => ({ data, width: 200, height: 200, channels: 3 }), raw],
+  ];
+  for (const [name, make, bytes] of pictures) {
+    const want = await model.pixels(make(bytes));
+    for (const turns of [0, 1, 2, 5]) {
+      for (const take of ['resize', 'transfer']) {
+        const { view, shrink } = take === 'resize' ? shrinking(bytes) : { view: bytes.slice(), shrink: () => {} };
+        const running = model.pixels(make(view)).catch((error) => error);
+        for (let i = 0; i < turns; i++) await Promise.resolve();
+        if (take === 'resize') shrink();
+        else structuredClone(view, { transfer: [view.buffer as ArrayBuffer] });
+        const got = await running;
+        if (got instanceof Error) assert.match((got as { code?: string }).code!, /^ERR_(ARG_)?IMAGE/, name);
+        else assert.equal(got, want, name);
+      }
+    }
+  }
+  using session = model.session();
+  await session.append({ text: 'a b c' });
+  const snapshot = await session.snapshot({ dtype: 'f32' });
+  const { view, shrink } = shrinking(snapshot);
+  const restoring = model.restore(view).catch((error) => error);
+  shrink();
+  const restored = await restoring;
+  if (restored instanceof Error) assert.match((restored as { code?: string }).code!, /^ERR_/);
+  else assert.is(restored.tokens, session.tokens);
+});
+
+test('garbage is collected while it runs, and nothing that runs is garbage', async () => {
+  const { gc } = globalThis as unknown as { gc: () => void };
+  await using model = await load(dir);
+  const options = { prompt: 'a b c', maxNewTokens: 40, temperature: 1, seed: 3 };
+  const want = (await model.generate(options)).tokens;
+  const timer = setInterval(gc, 1);
+  // Nobody holds these models; what they write does.
+  const alone = await Promise.all([1, 2, 3].map(() => load(dir).then((one) => one.generate(options))));
+  const together = await Promise.all(Array.from({ length: 8 }, () => model.generate(options)));
+  clearInterval(timer);
+  for (const { tokens } of [...alone, ...together]) assert.equal(tokens, want);
+});
+
+test('two copies of the addon in one process, and one of them in a worker', async () => {
+  const copy = join(dir, 'copy.node');
+  const built = 'build/Release/vl_mamba.node';
+  copyFileSync(process.env.VL_MAMBA_PREBUILD ? join(process.env.VL_MAMBA_PREBUILD, built) : built, copy);
+  const other = createRequire(import.meta.url)(copy) as Native;
+  const device = other.open(2);
+  const buffer = await other.alloc(device, 64);
+  await using model = await load(dir);
+  const options = { prompt: 'a b c', maxNewTokens: 20, temperature: 1, seed: 3 };
+  const want = (await model.generate(options)).tokens;
+  const script = `
+    const { parentPort, workerData } = require('node:worker_threads');
+    const addon = require(workerData);
+    const device = addon.open(2);
+    addon.alloc(device, 64).then(() => parentPort.postMessage('there'));
+    setInterval(() => addon.alloc(device, 64), 1);`;
+  const worker = new Worker(script, { eval: true, workerData: copy });
+  await once(worker, 'message');
+  const running = model.generate(options);
+  for (let i = 0; i < 50; i++) await other.fill(device, buffer, 0, 64, i);
+  // A handle of one is nothing to the other.
+  assert.instance(await failure(() => native().read(device, buffer, 0, 64)), TypeError);
+  await worker.terminate();
+  await other.close(device);
+  assert.equal((await running).tokens, want);
 });
 
 test('the event loop stays free while it generates', async () => {
