@@ -59,8 +59,16 @@ export function sysroot(root: string, arch: string): string {
   const options = ['-qq', ...Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])];
   const run = (command: string, args: string[]) =>
     execFileSync(command, args, { cwd: join(apt, 'debs'), stdio: ['ignore', 'ignore', 'inherit'] });
-  run('apt-get', [...options, 'update']);
-  run('apt-get', [...options, 'download', ...PACKAGES]);
+  try {
+    run('apt-get', [...options, 'update']);
+    run('apt-get', [...options, 'download', ...PACKAGES]);
+  } catch (cause) {
+    throw new Error(
+      "apt-get can't fetch Debian 11's libraries: it needs Debian or Ubuntu, debian-archive-keyring and a network. " +
+        '`npm run release:pack -- --built` packs an addon that is linked with the libraries of this machine',
+      { cause },
+    );
+  }
   for (const deb of readdirSync(join(apt, 'debs'))) run('dpkg-deb', ['-x', deb, part]);
   rmSync(apt, { recursive: true });
 
