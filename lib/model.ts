@@ -382,7 +382,11 @@ function checkWhole(name: string, value: unknown, least: number, most: number): 
 /** @internal */
 export async function checkFolder(path: string): Promise<void> {
   const found = await stat(path).catch((cause) => {
-    throw new VLMambaError('ERR_CKPT_NOT_FOUND', `${path}: no such folder`, { cause });
+    throw new VLMambaError(
+      'ERR_CKPT_NOT_FOUND',
+      `${path}: no such folder; a model is a folder that holds config.json, org/name on the hub, or demo`,
+      { cause },
+    );
   });
   if (!found.isDirectory())
     throw new VLMambaError(
