@@ -4,7 +4,7 @@ import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
 import { fingerprint } from './checkpoint/fingerprint.ts';
-import { CancelToken, type Device, type DeviceOptions, type StepProfile } from './device.ts';
+import { CancelToken, type Device, type StepProfile } from './device.ts';
 import { checkDeviceName, type DeviceName, onDevice } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
@@ -384,7 +384,11 @@ function checkWhole(name: string, value: unknown, least: number, most: number): 
 /** @internal */
 export async function checkFolder(path: string): Promise<void> {
   const found = await stat(path).catch((cause) => {
-    throw new VLMambaError('ERR_CKPT_NOT_FOUND', `${path}: no such folder`, { cause });
+    throw new VLMambaError(
+      'ERR_CKPT_NOT_FOUND',
+      `${path}: no such folder; a model is a folder that holds config.json, org/name on the hub, or demo`,
+      { cause },
+    );
   });
   if (!found.isDirectory())
     throw new VLMambaError(
