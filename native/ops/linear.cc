@@ -36,7 +36,11 @@ void linear(const Step& step, Worker& w) {
   if (scale) {
     const Quantised quantised{weight.as<uint8_t>(), grid.as<uint8_t>(), scale.f32(), ldw,
                               grid.stride[0],       scale.stride[0]};
-    return products_int8(w, m, n, k, row_of_x, quantised, done);
+    const auto soon = [&](int64_t i, int64_t first, int64_t count) {
+      for (int64_t c = 0; c < count; c += 16) prefetch(row(y, i) + first + c);
+    };
+    return grid ? products_quantised<true>(w, m, n, k, row_of_x, quantised, soon, done)
+                : products_quantised<false>(w, m, n, k, row_of_x, quantised, soon, done);
   }
   with_dot(weight.dtype, [&](auto dot) {
     using D = decltype(dot);

@@ -15,6 +15,7 @@ namespace vlm {
 
 constexpr int kTileColumns = 4;
 constexpr int kBandRows = 192, kBandColumns = 64;  // a piece of work, which a core keeps in its L2 cache
+constexpr int kStreamColumns = 512;                // of a piece where there are few rows
 constexpr int64_t kPackRows = 1024;                // rows of x that are packed at a time
 constexpr int64_t kOwnRows = 4;  // so few that each thread packs them for itself: that is shorter than a barrier
 
@@ -71,9 +72,11 @@ template <class Add, class Done>
 void each_piece(Worker& w, int64_t m, int64_t n, int64_t tile_rows, int64_t tile_columns, Add add, Done done) {
   float* sums = reinterpret_cast<float*>(w.scratch + sums_bytes(1) * w.ith);
   const int64_t bands = ceil_div(m, kBandRows), height = ceil_div(ceil_div(m, bands), tile_rows) * tile_rows;
-  // Narrower where there are few pieces, so that the threads end together.
+  // Narrower where there are few pieces, so that the threads end together. A few rows' weights come from memory, in the
+  // longest streams that leave the threads enough pieces.
+  const int64_t most = m <= kOwnRows ? kStreamColumns : kBandColumns;
   int64_t columns = ceil_div(n * bands / (8 * w.nth), tile_columns) * tile_columns;
-  columns = columns < tile_columns ? tile_columns : columns > kBandColumns ? kBandColumns : columns;
+  columns = columns < tile_columns ? tile_columns : columns > most ? most : columns;
   w.each(ceil_div(n, columns) * bands, 1, [&](int64_t piece, int64_t) {
     const int64_t top = piece % bands * height, left = piece / bands * columns;
     const Piece p{top, m - top < height ? m - top : height, left, n - left < columns ? n - left : columns, columns};

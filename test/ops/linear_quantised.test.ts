@@ -41,7 +41,7 @@ function quantised(bits: Bits, seed: number, n: number, k: number): Quantised {
   const grid = new Int8Array(n * blocks * 4 * 2);
   for (let i = 0; i < grid.length; i += 2) {
     const step = whole(1, 16);
-    grid.set(i % 8 ? [step, whole(-127, 127 - 15 * step)] : [17, -127], i);
+    grid.set(i % 8 ? [step, whole(-127, 127 - 15 * step)] : [16, i % 16 ? -127 : -113], i);
   }
   const weight = { shape: [n, (blocks * BLOCK) / 2], data };
   const grids = { shape: [n, blocks * 4, 2], data: grid };
