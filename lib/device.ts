@@ -66,9 +66,9 @@ export class CancelToken {
   }
 }
 
-/** Elements as f32, i32, u8, or 16 bits of a float each. */
-export type RunInput = Float32Array | Int32Array | Uint8Array | Uint16Array;
-export type RunOutput = Float32Array | Int32Array | Uint8Array | Uint16Array;
+/** Elements as f32, i32, u8, i8, or 16 bits of a float each. */
+export type RunInput = Float32Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
+export type RunOutput = RunInput;
 
 const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   f32: Float32Array,
@@ -76,6 +76,7 @@ const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   bf16: Uint16Array,
   i32: Int32Array,
   u8: Uint8Array,
+  i8: Int8Array,
 };
 
 /** What a step of a program took. */
