@@ -59,8 +59,8 @@ export class CancelToken {
   }
 }
 
-export type RunInput = Float32Array | Int32Array | Uint8Array | Uint16Array;
-export type RunOutput = Float32Array | Int32Array | Uint8Array | Uint16Array;
+export type RunInput = Float32Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
+export type RunOutput = RunInput;
 
 const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   f32: Float32Array,
@@ -68,6 +68,7 @@ const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   bf16: Uint16Array,
   i32: Int32Array,
   u8: Uint8Array,
+  i8: Int8Array,
 };
 
 /** What a step of a program took. */
