@@ -16,6 +16,7 @@ import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
+import type { Quantised } from './quantised.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
 import { lookingAt, newSession, type QuestionOptions, restored, type Session } from './session.ts';
@@ -23,7 +24,7 @@ import { decodeSnapshot } from './snapshot.ts';
 import { readChatTemplate } from './text/chat_template.ts';
 import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
-import { loadWeights, planWeights } from './weights.ts';
+import { checkWeightDtype, loadWeights, planWeights, quantisedAsked } from './weights.ts';
 
 export interface ReadProgress {
   phase: 'read';
@@ -38,8 +39,11 @@ export type LoadProgress = DownloadProgress | ReadProgress;
 export interface LoadOptions {
   /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
-  /** The dtype of the weights of products; `auto` keeps what the checkpoint stores. */
-  dtype?: 'auto' | 'f32' | 'bf16' | 'f16';
+  /**
+   * The dtype of the weights of products; `auto` keeps what the checkpoint stores. int8 and int4 (docs/quantization.md) are made
+   * while reading, and for the CPU.
+   */
+  dtype?: 'auto' | 'f32' | 'bf16' | 'f16' | Quantised;
   /** CPU threads; by default one for each physical core. */
   threads?: number;
   /** Texts that are worked on at the same time, 1 to 256; 64 by default. */
@@ -313,14 +317,15 @@ export async function load(
   const preprocess = config.vision && (await readPreprocessConfig(path, config.vision.imageSize));
   const plan = planWeights(checkpoint, vlMambaParams(config), unread);
   const total = [...plan.stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const print = fingerprint(checkpoint, config, signal);
+  const kept = checkWeightDtype(plan, dtype === 'auto' ? null : dtype, path);
+  const print = fingerprint(checkpoint, config, { quantised: quantisedAsked(kept), signal });
   print.catch(() => {});
   const fill = async (device: Device): Promise<Engine> => {
     const token = new CancelToken(signal);
     const report = () => onProgress?.({ phase: 'read', loaded: Math.min(token.progress, total), total });
     const timer = onProgress && setInterval(report, PROGRESS_MS);
     try {
-      const loaded = await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+      const loaded = await loadWeights(device, plan, { dtype: kept, token });
       report();
       return await Engine.create(device, config, loaded);
     } finally {
@@ -341,7 +346,9 @@ export async function load(
       ...defaults.warnings,
       ...tokenizer.warnings,
     ];
-    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: await print };
+    const { quantised } = engine.loaded;
+    const identity = { fingerprint: await print, quantised };
+    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, ...identity };
     return new Model(new Runtime(parts), [...warnings, ...passedOver]);
   } catch (error) {
     await engine.dispose();
@@ -354,8 +361,8 @@ function checkLoadOptions(model: unknown, device: unknown, dtype: unknown): void
   if (typeof model !== 'string' || model === '')
     throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(model)}`);
   checkDeviceName(device);
-  if (!['auto', 'f32', 'bf16', 'f16'].includes(dtype as string))
-    throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16' or 'f16', got ${show(dtype)}`);
+  if (!['auto', 'f32', 'bf16', 'f16', 'int8', 'int4'].includes(dtype as string))
+    throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16', 'f16', 'int8' or 'int4', got ${show(dtype)}`);
 }
 
 function checkWhole(name: string, value: unknown, least: number, most: number): void {

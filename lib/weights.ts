@@ -2,7 +2,8 @@ import type { Checkpoint, ExpectedTensor, StoredTensor } from './checkpoint/chec
 import { resolveTensors } from './checkpoint/checkpoint.ts';
 import type { CancelToken, Device, DeviceBuffer, LoadSegment } from './device.ts';
 import { VLMambaError } from './errors.ts';
-import { BLOCK, type Part, type PartName, type Quantized, quantizedAs, quantizedParts, SUFFIXES } from './quantization.ts';
+import type { QuantisedWeight } from './ops/quantised.ts';
+import { type Part, type PartName, type Quantised, quantisedAs, quantisedParts, SUFFIXES } from './quantised.ts';
 import { type Dtype, dtypeBytes, numel, type Tensor, tensorOf } from './tensor.ts';
 
 /** Where a weight, or a part of one, comes from. */
@@ -67,23 +68,12 @@ export function stacked(
   );
 }
 
-/** What stands beside the `weight` of a product that has 8 or 4 bits. */
-interface Scales {
-  readonly scale?: Tensor | undefined;
-  readonly grid?: Tensor | undefined;
-}
-
-/** A matrix as a product wants it. */
-export interface Matrix extends Scales {
-  readonly weight: Tensor;
-}
-
 /** Leaves that are Params become Tensors, with `scale` and `grid` beside a `weight` that has them; undefined stays. */
 export type Loaded<T> = T extends Param
   ? Tensor
   : T extends undefined
     ? undefined
-    : { readonly [K in keyof T]: Loaded<T[K]> } & (T extends { weight: Param } ? Scales : unknown);
+    : { readonly [K in keyof T]: Loaded<T[K]> } & (T extends { weight: Param } ? Omit<QuantisedWeight, 'weight'> : unknown);
 
 /** The Params of a tree, in its order. */
 export function collect(tree: unknown, found: Param[] = []): Param[] {
@@ -109,7 +99,7 @@ function replace(tree: unknown, tensors: Map<Param, Parts>): unknown {
 const dtypeOf = (stored: StoredTensor): Dtype => stored.dtype.toLowerCase() as Dtype;
 
 /** What matrices are kept as: one of these, or null for what is stored. */
-export type WeightDtype = 'f32' | 'f16' | 'bf16' | Quantized | null;
+export type WeightDtype = 'f32' | 'f16' | 'bf16' | Quantised | null;
 
 /** The weights that a model wants and the tensors of a checkpoint that they are. */
 export interface WeightPlan<T> {
@@ -119,7 +109,7 @@ export interface WeightPlan<T> {
   stored: Map<string, StoredTensor>;
   parameters: number;
   /** What the checkpoint's matrices are stored as, where any has fewer than 16 bits. */
-  quantized: Quantized | null;
+  quantised: Quantised | null;
 }
 
 /**
@@ -141,7 +131,7 @@ export function planWeights<T extends object>(
     params,
     stored,
     parameters: params.reduce((sum, param) => sum + numel(param.shape), 0),
-    quantized: found.includes('int4') ? 'int4' : found.includes('int8') ? 'int8' : null,
+    quantised: found.includes('int4') ? 'int4' : found.includes('int8') ? 'int8' : null,
   };
 }
 
@@ -149,9 +139,9 @@ export function planWeights<T extends object>(
 function tensorsOf(param: Param, source: Source, { tensors }: Checkpoint): ExpectedTensor[] {
   const { name, aliases = [], shape } = source;
   const found = [name, ...aliases].map((name) => tensors.get(name)).find((tensor) => tensor !== undefined);
-  const quantized = param.fewestBits < 16 && found ? quantizedAs(found.dtype) : undefined;
-  if (quantized === undefined) return [source];
-  return quantizedParts(quantized, shape).map(({ name: part, dtype, shape }) => ({
+  const quantised = param.fewestBits < 16 && found ? quantisedAs(found.dtype) : undefined;
+  if (quantised === undefined) return [source];
+  return quantisedParts(quantised, shape).map(({ name: part, dtype, shape }) => ({
     name: name + SUFFIXES[part],
     aliases: aliases.map((alias) => alias + SUFFIXES[part]),
     shape,
@@ -159,11 +149,11 @@ function tensorsOf(param: Param, source: Source, { tensors }: Checkpoint): Expec
   }));
 }
 
-function storedAs({ sources }: Param, stored: Map<string, StoredTensor>, dir: string): Quantized | undefined {
+function storedAs({ sources }: Param, stored: Map<string, StoredTensor>, dir: string): Quantised | undefined {
   const [first, ...others] = sources.map(({ name }) => stored.get(name)!);
-  const kind = quantizedAs(first!.dtype);
+  const kind = quantisedAs(first!.dtype);
   for (const { name, dtype, file } of others)
-    if (quantizedAs(dtype) !== kind)
+    if (quantisedAs(dtype) !== kind)
       throw new VLMambaError(
         'ERR_CKPT_DTYPE',
         `${dir}: the tensors do not fit the model: ${name} is ${dtype} in ${file.path} and ${first!.name} ${first!.dtype}: both must be quantised alike, or neither`,
@@ -171,6 +161,10 @@ function storedAs({ sources }: Param, stored: Map<string, StoredTensor>, dir: st
       );
   return kind;
 }
+
+/** What matrices of floats are made while they are read, if anything. */
+export const quantisedAsked = (dtype: WeightDtype): Quantised | null =>
+  dtype === 'int8' || dtype === 'int4' ? dtype : null;
 
 /** What a weight is made of in memory, when matrices are kept as `dtype`. */
 export function partsOf(
@@ -180,10 +174,10 @@ export function partsOf(
   dtype: WeightDtype,
 ): Part[] {
   const first = stored.get(sources[0]!.name)!;
-  const asked = dtype === 'int8' || dtype === 'int4' ? dtype : undefined;
-  const fewer = asked && fewestBits < 16 ? (fewestBits === 8 ? 'int8' : asked) : undefined;
-  const quantized = quantizedAs(first.dtype) ?? fewer;
-  if (quantized) return quantizedParts(quantized, shape);
+  const asked = quantisedAsked(dtype);
+  const fewer = asked && fewestBits < 16 ? (fewestBits === 8 ? 'int8' : asked) : null;
+  const quantised = quantisedAs(first.dtype) ?? fewer;
+  if (quantised) return quantisedParts(quantised, shape);
   const kept = kind === 'f32' ? 'f32' : asked || !dtype ? dtypeOf(first) : dtype;
   return [{ name: 'weight', dtype: kept as Dtype, shape: [...shape] }];
 }
@@ -208,17 +202,17 @@ export interface LoadedWeights<T> {
   buffers: DeviceBuffer[];
   bytes: number;
   parameters: number;
-  quantized: Quantized | null;
+  quantised: Quantised | null;
 }
 
 /** What matrices are to be kept as, made sure of: a checkpoint that is quantised can't be anything else any more. */
-export function checkWeightDtype({ quantized }: WeightPlan<object>, dtype: WeightDtype, dir: string): WeightDtype {
-  if (quantized === null) return dtype;
-  if (dtype === null || dtype === quantized) return null;
+export function checkWeightDtype({ quantised }: WeightPlan<object>, dtype: WeightDtype, dir: string): WeightDtype {
+  if (quantised === null) return dtype;
+  if (dtype === null || dtype === quantised) return null;
   throw new VLMambaError(
     'ERR_QUANT_DTYPE',
-    `${dir}: is quantised to ${quantized} and can't be read as ${dtype}; use dtype 'auto', or the checkpoint that it was made from`,
-    { details: { dir, stored: quantized, asked: dtype } },
+    `${dir}: is quantised to ${quantised} and can't be read as ${dtype}; use dtype 'auto', or the checkpoint that it was made from`,
+    { details: { dir, stored: quantised, asked: dtype } },
   );
 }
 
@@ -229,10 +223,10 @@ export function checkWeightDtype({ quantized }: WeightPlan<object>, dtype: Weigh
  */
 export async function loadWeights<T extends object>(
   device: Device,
-  { tree, params, stored, parameters, quantized }: WeightPlan<T>,
+  { tree, params, stored, parameters, quantised }: WeightPlan<T>,
   { dtype, token }: LoadWeightsOptions,
 ): Promise<LoadedWeights<T>> {
-  const bits = quantized ?? (dtype === 'int8' || dtype === 'int4' ? dtype : null);
+  const bits = quantised ?? quantisedAsked(dtype);
   if (bits && device.cuda)
     throw new VLMambaError('ERR_CUDA_QUANT', `device ${device.name}: weights in ${bits} are for the CPU: use device 'cpu'`);
   const tensors = new Map<Param, Parts>();
@@ -259,7 +253,7 @@ export async function loadWeights<T extends object>(
     buffers,
     bytes: buffers.reduce((sum, buffer) => sum + buffer.bytes, 0),
     parameters,
-    quantized: bits,
+    quantised: bits,
   };
 }
 
@@ -297,16 +291,18 @@ function placed(
       segments.push([tensor.file, segment]);
     };
     const [weight] = parts;
-    if (quantizedAs(stored.get(source.name)!.dtype)) for (const part of parts) read(part, { rule: RULES[part.name] });
+    if (quantisedAs(stored.get(source.name)!.dtype)) for (const part of parts) read(part, { rule: ruleOf(part) });
     else if (parts.length === 1) read(weight!, {});
     else
       read(weight!, {
         elements: numel(source.shape),
-        scales: { columns: source.shape.at(-1)!, block: BLOCK, at: at.scale, gridAt: at.grid },
+        scales: { columns: source.shape.at(-1)!, at: at.scale, gridAt: at.grid },
       });
     for (const part of parts) at[part.name] += partBytes(part);
   }
   return { views, segments };
 }
 
-const RULES = { weight: 'weights', scale: 'scales', grid: 'grids' } as const;
+/** What the numbers of a part have to be; any four bits are a weight. */
+const ruleOf = ({ name, dtype }: Part): LoadSegment['rule'] =>
+  name === 'scale' ? 'scales' : name === 'grid' ? 'grids' : dtype === 'i8' ? 'weights' : 'any';

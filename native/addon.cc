@@ -290,7 +290,7 @@ Napi::Value Fill(const CallbackInfo& info) {
       undefined);
 }
 
-constexpr int kSegmentNumbers = 12;
+constexpr int kSegmentNumbers = 11;
 
 // A segment of load(): its numbers are in the order of load.h.
 Segment segment(const CallbackInfo& info, const double* f, const std::vector<std::shared_ptr<Buffer>>& buffers) {
@@ -309,8 +309,7 @@ Segment segment(const CallbackInfo& info, const double* f, const std::vector<std
             Rule(int(f[7])),
             int64_t(f[8]),
             int64_t(f[9]),
-            int64_t(f[10]),
-            int64_t(f[11])};
+            int64_t(f[10])};
   if (s.count > int64_t{1} << 44) bad(info, 3, "segments of at most 2^44 elements");
   const auto is_float = [](Dtype t) { return t == Dtype::f32 || t == Dtype::f16 || t == Dtype::bf16; };
   const bool as_stored = s.from == s.to && s.from != Dtype::i32 && (is_float(s.from) || s.transform == Transform::none);
@@ -318,11 +317,10 @@ Segment segment(const CallbackInfo& info, const double* f, const std::vector<std
                                              s.to == (s.rule == Rule::scales ? Dtype::f32 : Dtype::i8));
   if (!ruled) bad(info, 3, "rules for what is read as it is stored");
   if (s.quantizes() && is_float(s.from) && s.transform == Transform::none) {
-    const bool rows = s.columns > 0 && s.count % s.columns == 0 && s.block > 0 && s.scale_at % 4 == 0;
-    if (!rows || (s.to == Dtype::u8 && s.block != kQuantBlock)) bad(info, 3, "whole rows of a matrix with scales");
+    if (s.columns == 0 || s.count % s.columns || s.scale_at % 4) bad(info, 3, "whole rows of a matrix with scales");
     const int64_t n = s.count / s.columns, blocks = quant_blocks(s.columns);
     check_range(info, *s.buffer, s.at, s.to == Dtype::i8 ? s.count : n * blocks * (kQuantBlock / 2));
-    check_range(info, *s.buffer, s.scale_at, n * ((s.columns + s.block - 1) / s.block) * 4);
+    check_range(info, *s.buffer, s.scale_at, n * blocks * 4);
     if (s.to == Dtype::u8) check_range(info, *s.buffer, s.grid_at, n * blocks * (kQuantBlock / kQuantGroup) * 2);
   } else {
     if (!as_stored && !(is_float(s.from) && is_float(s.to))) bad(info, 3, "dtypes that can be read so");
@@ -333,7 +331,7 @@ Segment segment(const CallbackInfo& info, const double* f, const std::vector<std
 
 // load(device, path, identity, segments, buffers, token, threads) → promise
 // identity: BigInt64Array [dev, ino, size, mtimeNs]
-// segments: Float64Array, for each [offset, count, from, to, transform, buffer (index), at, rule, columns, block, scale_at, grid_at]
+// segments: Float64Array, for each [offset, count, from, to, transform, buffer (index), at, rule, columns, scale_at, grid_at]
 Napi::Value Load(const CallbackInfo& info) {
   const auto node = pointer<NodeDevice>(info, 0);
   if (!info[1].IsString()) bad(info, 1, "a path");
@@ -342,7 +340,7 @@ Napi::Value Load(const CallbackInfo& info) {
   const auto buffers = buffer_list(info, 4);
   const Bytes id = bytes(info, 2, info[2]), words = bytes(info, 3, info[3]);
   if (id.size != sizeof(FileIdentity)) bad(info, 2, "four 64-bit numbers");
-  if (words.size % (kSegmentNumbers * sizeof(double))) bad(info, 3, "twelve numbers for each segment");
+  if (words.size % (kSegmentNumbers * sizeof(double))) bad(info, 3, "eleven numbers for each segment");
   FileIdentity identity;
   std::memcpy(&identity, id.data, sizeof identity);
   std::vector<Segment> segments;

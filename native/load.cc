@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kPiece = 4 << 20;  // bytes that a thread reads between two looks at the token, and has room for
 constexpr int64_t kMostThreads = 16;
-constexpr int64_t kGridRow = kQuantBlock / kQuantGroup * 2;  // bytes of the grids of a block
+constexpr int64_t kBlockGrids = kQuantBlock / kQuantGroup * 2;  // bytes
 
 void check_unchanged(const File& file, const std::string& path, const FileIdentity& expected) {
   const FileIdentity now = file.identity();
@@ -62,14 +62,14 @@ int64_t row_place(const Segment& s, int64_t row) {
 }
 
 void quantize(const Segment& s, const std::byte* from, int64_t row, int64_t rows, std::byte* buffer, float* floats) {
-  const int64_t k = s.columns, scales = (k + s.block - 1) / s.block, grids = quant_blocks(k) * kGridRow;
+  const int64_t k = s.columns, scales = quant_blocks(k), grids = scales * kBlockGrids;
   for (const int64_t end = row + rows; row < end; row++, from += k * dtype_bytes(s.from)) {
     std::byte* const weight = buffer + s.at + row_place(s, row);
     auto* const scale = reinterpret_cast<float*>(buffer + s.scale_at) + row * scales;
     auto* const grid = reinterpret_cast<int8_t*>(buffer + s.grid_at) + row * grids;
     const bool finite =
         s.to == Dtype::i8
-            ? quantizer().int8(from, s.from, k, s.block, floats, reinterpret_cast<int8_t*>(weight), scale)
+            ? quantizer().int8(from, s.from, k, floats, reinterpret_cast<int8_t*>(weight), scale)
             : quantizer().int4(from, s.from, k, floats, reinterpret_cast<uint8_t*>(weight), scale, grid);
     if (!finite) throw Error("ERR_QUANT_VALUES", "holds a number that is not finite, for which 8 or 4 bits have no place");
   }

@@ -34,9 +34,8 @@ struct Segment {
   std::shared_ptr<Buffer> buffer;
   int64_t at;  // in the buffer, bytes
   Rule rule = Rule::any;
-  // Of a matrix that gets scales: the length of its rows, how many numbers share a scale, and where the scales and
-  // grids go in the buffer.
-  int64_t columns = 0, block = 0, scale_at = 0, grid_at = 0;
+  // Of a matrix that gets scales: the length of its rows, and where the scales and grids go in the buffer.
+  int64_t columns = 0, scale_at = 0, grid_at = 0;
 
   bool quantizes() const { return from != to && (to == Dtype::i8 || to == Dtype::u8); }
 };

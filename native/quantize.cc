@@ -44,10 +44,10 @@ SIMD_INLINE Scale scale_of(float top) { return top < 1e-30f ? Scale{0, 0} : Scal
 
 SIMD_INLINE bool is_finite(float x) { return x <= std::numeric_limits<float>::max(); }
 
-bool quantize_int8(const void* row, Dtype from, int64_t k, int64_t block, float* x, int8_t* weight, float* scale) {
+bool quantize_int8(const void* row, Dtype from, int64_t k, float* x, int8_t* weight, float* scale) {
   widen(row, from, k, x);
-  for (int64_t begin = 0; begin < k; begin += block) {
-    const int64_t end = begin + block < k ? begin + block : k;
+  for (int64_t begin = 0; begin < k; begin += kQuantBlock) {
+    const int64_t end = std::min(begin + kQuantBlock, k);
     const float top = largest(x + begin, end - begin);
     if (!is_finite(top)) return false;
     const auto [s, inverse] = scale_of(top);
