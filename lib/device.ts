@@ -272,7 +272,8 @@ export class Device {
       native()
         .load(this.handle, path, identity, numbers, handles, token?.handle ?? null, this.threads)
         .catch((error) => {
-          if (error.step !== undefined) error.message = `${path}: tensor ${show(segments[error.step]!.name, 200)} ${error.message}`;
+          if (error.step !== undefined)
+            error.message = `${path}: tensor ${show(segments[error.step]!.name, 200)} ${error.message}`;
           throw error;
         }),
     );

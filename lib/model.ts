@@ -15,8 +15,8 @@ import { abortable } from './image/async.ts';
 import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
-import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import type { Quantised } from './quantised.ts';
+import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
 import { lookingAt, newSession, type QuestionOptions, restored, type Session } from './session.ts';
@@ -362,7 +362,10 @@ function checkLoadOptions(model: unknown, device: unknown, dtype: unknown): void
     throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(model)}`);
   checkDeviceName(device);
   if (!['auto', 'f32', 'bf16', 'f16', 'int8', 'int4'].includes(dtype as string))
-    throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16', 'f16', 'int8' or 'int4', got ${show(dtype)}`);
+    throw rangeError(
+      'ERR_ARG_DTYPE',
+      `dtype must be 'auto', 'f32', 'bf16', 'f16', 'int8' or 'int4', got ${show(dtype)}`,
+    );
 }
 
 function checkWhole(name: string, value: unknown, least: number, most: number): void {

@@ -73,7 +73,9 @@ export type Loaded<T> = T extends Param
   ? Tensor
   : T extends undefined
     ? undefined
-    : { readonly [K in keyof T]: Loaded<T[K]> } & (T extends { weight: Param } ? Omit<QuantisedWeight, 'weight'> : unknown);
+    : { readonly [K in keyof T]: Loaded<T[K]> } & (T extends { weight: Param }
+        ? Omit<QuantisedWeight, 'weight'>
+        : unknown);
 
 /** The Params of a tree, in its order. */
 export function collect(tree: unknown, found: Param[] = []): Param[] {
@@ -96,7 +98,7 @@ function replace(tree: unknown, tensors: Map<Param, Parts>): unknown {
   );
 }
 
-const dtypeOf = (stored: StoredTensor): Dtype => stored.dtype.toLowerCase() as Dtype;
+const dtypeOf = (stored: { dtype: string }): Dtype => stored.dtype.toLowerCase() as Dtype;
 
 /** What matrices are kept as: one of these, or null for what is stored. */
 export type WeightDtype = 'f32' | 'f16' | 'bf16' | Quantised | null;
@@ -166,30 +168,44 @@ function storedAs({ sources }: Param, stored: Map<string, StoredTensor>, dir: st
 export const quantisedAsked = (dtype: WeightDtype): Quantised | null =>
   dtype === 'int8' || dtype === 'int4' ? dtype : null;
 
-/** What a weight is made of in memory, when matrices are kept as `dtype`. */
+/** Parts of a weight begin at whole cache lines. */
+const ALIGNMENT = 64;
+
+/** What a weight of this shape is made of in memory, when matrices are kept as `dtype`. */
 export function partsOf(
   { kind, sources, fewestBits }: Param,
   shape: readonly number[],
   stored: Map<string, StoredTensor>,
   dtype: WeightDtype,
-): Part[] {
+): PlacedPart[] {
   const first = stored.get(sources[0]!.name)!;
   const asked = quantisedAsked(dtype);
   const fewer = asked && fewestBits < 16 ? (fewestBits === 8 ? 'int8' : asked) : null;
   const quantised = quantisedAs(first.dtype) ?? fewer;
-  if (quantised) return quantisedParts(quantised, shape);
-  const kept = kind === 'f32' ? 'f32' : asked || !dtype ? dtypeOf(first) : dtype;
-  return [{ name: 'weight', dtype: kept as Dtype, shape: [...shape] }];
+  const kept = kind === 'f32' ? 'f32' : asked || !dtype ? dtypeOf(first) : (dtype as Dtype);
+  const parts: Part[] = quantised
+    ? quantisedParts(quantised, shape)
+    : [{ name: 'weight', dtype: kept, shape: [...shape] }];
+  let end = 0;
+  return parts.map((part) => {
+    const at = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
+    const bytes = numel(part.shape) * dtypeBytes(part.dtype);
+    end = at + bytes;
+    return { ...part, at, bytes };
+  });
 }
 
-/** Parts of a weight begin at whole cache lines. */
-const ALIGNMENT = 64;
-const partBytes = ({ dtype, shape }: Part): number => numel(shape) * dtypeBytes(dtype);
-const padded = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+/** A part and the bytes that it is in its weight's memory. */
+interface PlacedPart extends Part {
+  at: number;
+  bytes: number;
+}
 
 /** Bytes that a weight takes in memory. */
-export const weightBytes = (param: Param, stored: Map<string, StoredTensor>, dtype: WeightDtype): number =>
-  partsOf(param, param.shape, stored, dtype).reduce((bytes, part) => padded(bytes) + partBytes(part), 0);
+export function weightBytes(param: Param, stored: Map<string, StoredTensor>, dtype: WeightDtype): number {
+  const { at, bytes } = partsOf(param, param.shape, stored, dtype).at(-1)!;
+  return at + bytes;
+}
 
 export interface LoadWeightsOptions {
   dtype: WeightDtype;
@@ -228,17 +244,19 @@ export async function loadWeights<T extends object>(
 ): Promise<LoadedWeights<T>> {
   const bits = quantised ?? quantisedAsked(dtype);
   if (bits && device.cuda)
-    throw new VLMambaError('ERR_CUDA_QUANT', `device ${device.name}: weights in ${bits} are for the CPU: use device 'cpu'`);
+    throw new VLMambaError(
+      'ERR_CUDA_QUANT',
+      `device ${device.name}: weights in ${bits} are for the CPU: use device 'cpu'`,
+    );
   const tensors = new Map<Param, Parts>();
   const buffers: DeviceBuffer[] = [];
   const files = new Map<StoredTensor['file'], LoadSegment[]>();
   try {
     for (const param of params) {
-      const buffer = await device.alloc(weightBytes(param, stored, dtype), param.name);
+      const { buffer, views, segments } = await place(device, param, stored, dtype);
       buffers.push(buffer);
-      const { views, segments } = placed(param, stored, dtype, buffer);
       tensors.set(param, views);
-      for (const [file, segment] of segments) files.set(file, [...(files.get(file) ?? []), segment]);
+      for (const [file, list] of segments) files.set(file, [...(files.get(file) ?? []), ...list]);
     }
     for (const [file, segments] of files) {
       segments.sort((a, b) => a.offset - b.offset);
@@ -257,50 +275,42 @@ export async function loadWeights<T extends object>(
   };
 }
 
-/** The parts of a weight in its buffer, and what has to be read to fill them. */
-function placed(
+/** Memory for a weight, views of its parts, and what has to be read of each file to fill them. */
+export async function place(
+  device: Device,
   param: Param,
   stored: Map<string, StoredTensor>,
   dtype: WeightDtype,
-  buffer: DeviceBuffer,
-): { views: Parts; segments: [StoredTensor['file'], LoadSegment][] } {
-  const views: Parts = {};
-  const at = { weight: 0, scale: 0, grid: 0 };
-  let end = 0;
-  for (const part of partsOf(param, param.shape, stored, dtype)) {
-    at[part.name] = padded(end);
-    end = at[part.name] + partBytes(part);
-    views[part.name] = tensorOf(buffer, part.dtype, part.shape, { offset: at[part.name] / dtypeBytes(part.dtype) });
-  }
-  const segments: [StoredTensor['file'], LoadSegment][] = [];
-  for (const source of param.sources) {
-    const parts = partsOf(param, source.shape, stored, dtype);
-    const read = ({ name, dtype, shape }: Part, more: Partial<LoadSegment>) => {
-      const tensor = stored.get(source.name + SUFFIXES[name])!;
-      const segment = {
-        name: tensor.name,
-        offset: tensor.offset,
-        elements: numel(shape),
-        from: dtypeOf(tensor),
-        to: dtype,
-        transform: source.transform,
-        buffer,
-        at: at[name],
-        ...more,
-      };
-      segments.push([tensor.file, segment]);
+): Promise<{ buffer: DeviceBuffer; views: Parts; segments: Map<StoredTensor['file'], LoadSegment[]> }> {
+  const parts = partsOf(param, param.shape, stored, dtype);
+  const buffer = await device.alloc(weightBytes(param, stored, dtype), param.name);
+  const views = Object.fromEntries(
+    parts.map(({ name, dtype, shape, at }) => [
+      name,
+      tensorOf(buffer, dtype, shape, { offset: at / dtypeBytes(dtype) }),
+    ]),
+  ) as Parts;
+  const segments = new Map<StoredTensor['file'], LoadSegment[]>();
+  for (const [i, { name, shape, transform }] of param.sources.entries()) {
+    // Sources are alike and follow one another, so each part of the weight is theirs in a row.
+    const own = partsOf(param, shape, stored, dtype);
+    const at = own.map(({ bytes }, part) => parts[part]!.at + i * bytes);
+    const read = (part: PlacedPart, more: Partial<LoadSegment>) => {
+      const { name: found, file, offset, dtype: from } = stored.get(name + SUFFIXES[part.name])!;
+      const place = { buffer, at: at[own.indexOf(part)]! };
+      const as = { from: dtypeOf({ dtype: from }), to: part.dtype, transform };
+      const segment = { name: found, offset, elements: numel(part.shape), ...as, ...place, ...more };
+      segments.set(file, [...(segments.get(file) ?? []), segment]);
     };
-    const [weight] = parts;
-    if (quantisedAs(stored.get(source.name)!.dtype)) for (const part of parts) read(part, { rule: ruleOf(part) });
-    else if (parts.length === 1) read(weight!, {});
-    else
-      read(weight!, {
-        elements: numel(source.shape),
-        scales: { columns: source.shape.at(-1)!, at: at.scale, gridAt: at.grid },
-      });
-    for (const part of parts) at[part.name] += partBytes(part);
+    if (quantisedAs(stored.get(name)!.dtype)) for (const part of own) read(part, { rule: ruleOf(part) });
+    else if (own.length === 1) read(own[0]!, {});
+    else {
+      const [, scaleAt, gridAt = 0] = at;
+      const scales = { columns: shape.at(-1)!, at: scaleAt!, gridAt };
+      read(own[0]!, { elements: numel(shape), scales });
+    }
   }
-  return { views, segments };
+  return { buffer, views, segments };
 }
 
 /** What the numbers of a part have to be; any four bits are a weight. */

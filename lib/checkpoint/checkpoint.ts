@@ -111,7 +111,9 @@ export function resolveTensors(
   });
   report('of a dtype that is not supported', unsupported, ({ name, dtype, expected, file }) => {
     const wanted =
-      expected === FLOATS ? `convert it to BF16 (supported: ${FLOATS.join(', ')})` : `expected ${expected.join(' or ')}`;
+      expected === FLOATS
+        ? `convert it to BF16 (supported: ${FLOATS.join(', ')})`
+        : `expected ${expected.join(' or ')}`;
     return `${show(name, 200)} is ${dtype} in ${file}, ${wanted}`;
   });
   if (strict) report('not part of the model', extra, (name) => show(name, 200));

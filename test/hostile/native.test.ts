@@ -67,7 +67,7 @@ test('no argument, too few, and each replaced by every kind of nonsense', async 
     read: [device, buffer, 0, 4],
     copy: [device, buffer, 0, buffer, 8, 8],
     fill: [device, buffer, 0, 8, 1],
-    load: [device, '/dev/null', new BigInt64Array(4), new Float64Array(7), [buffer], token],
+    load: [device, '/dev/null', new BigInt64Array(4), new Float64Array(11), [buffer], token, 1],
     compile: [device, words(), []],
     drop: [program],
     run: [device, program, inputs(), token, false, false],
@@ -164,14 +164,14 @@ test('lists whose getters take memory away', async () => {
     },
   });
   await refused('compile', () => addon.compile(device, program, sly));
-  const segments = Float64Array.of(0, 1, 0, 0, 0, 0, 0);
+  const segments = Float64Array.of(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   const sly2 = Object.defineProperty([buffer], 0, {
     get: () => {
       structuredClone(segments.buffer, { transfer: [segments.buffer as ArrayBuffer] });
       return buffer;
     },
   });
-  await addon.load(device, '/dev/null', new BigInt64Array(4), segments, sly2, null).catch(() => {});
+  await addon.load(device, '/dev/null', new BigInt64Array(4), segments, sly2, null, 1).catch(() => {});
   const made = await addon.compile(device, words(), []);
   const list = inputs();
   const victim = list[0]!;
