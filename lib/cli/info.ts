@@ -100,8 +100,10 @@ function rows(facts: Facts, { vision, connector, text }: ModelConfig): [string, 
     connector.type,
     ...(connector.type === 'mlp' ? [] : [connector.scan, connector.weights, connector.merge]),
   ];
-  const { stored, ...others } = facts.memory;
-  const loaded = Object.entries(others).map(([dtype, size]) => `, ${bytes(size)} in ${dtype}`);
+  const { stored, f32, bf16, int8, int4 } = facts.memory;
+  const loaded = Object.entries({ f32, 'bf16 or f16': bf16, int8, int4 }).flatMap(([dtype, size]) =>
+    size === undefined ? [] : [`, ${bytes(size)} in ${dtype}`],
+  );
   return [
     ['vision', towerText],
     ['connector', kind ? kind.join(', ') + size(facts.connector!) : 'none'],
