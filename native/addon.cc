@@ -299,17 +299,10 @@ Segment segment(const CallbackInfo& info, const double* f, const std::vector<std
     if (!(f[i] >= 0 && f[i] <= 9007199254740991.0)) bad(info, 3, "whole numbers");
   if (f[2] > kDtypeNumbers || f[3] > kDtypeNumbers || f[4] > 1 || f[5] >= buffers.size() || f[7] > 3)
     bad(info, 3, "segments that exist");
-  Segment s{int64_t(f[0]),
-            int64_t(f[1]),
-            Dtype(int(f[2])),
-            Dtype(int(f[3])),
-            Transform(int(f[4])),
-            buffers[static_cast<size_t>(f[5])],
-            int64_t(f[6]),
-            Rule(int(f[7])),
-            int64_t(f[8]),
-            int64_t(f[9]),
-            int64_t(f[10])};
+  Segment s{int64_t(f[0]),    int64_t(f[1]),        Dtype(int(f[2])),
+            Dtype(int(f[3])), Transform(int(f[4])), buffers[static_cast<size_t>(f[5])],
+            int64_t(f[6]),    Rule(int(f[7])),      int64_t(f[8]),
+            int64_t(f[9]),    int64_t(f[10])};
   if (s.count > int64_t{1} << 44) bad(info, 3, "segments of at most 2^44 elements");
   const auto is_float = [](Dtype t) { return t == Dtype::f32 || t == Dtype::f16 || t == Dtype::bf16; };
   const bool as_stored = s.from == s.to && s.from != Dtype::i32 && (is_float(s.from) || s.transform == Transform::none);

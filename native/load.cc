@@ -68,10 +68,10 @@ void quantize(const Segment& s, const std::byte* from, int64_t row, int64_t rows
     auto* const scale = reinterpret_cast<float*>(buffer + s.scale_at) + row * scales;
     auto* const grid = reinterpret_cast<int8_t*>(buffer + s.grid_at) + row * grids;
     const bool finite =
-        s.to == Dtype::i8
-            ? quantizer().int8(from, s.from, k, floats, reinterpret_cast<int8_t*>(weight), scale)
-            : quantizer().int4(from, s.from, k, floats, reinterpret_cast<uint8_t*>(weight), scale, grid);
-    if (!finite) throw Error("ERR_QUANT_VALUES", "holds a number that is not finite, for which 8 or 4 bits have no place");
+        s.to == Dtype::i8 ? quantizer().int8(from, s.from, k, floats, reinterpret_cast<int8_t*>(weight), scale)
+                          : quantizer().int4(from, s.from, k, floats, reinterpret_cast<uint8_t*>(weight), scale, grid);
+    if (!finite)
+      throw Error("ERR_QUANT_VALUES", "holds a number that is not finite, for which 8 or 4 bits have no place");
   }
 }
 

@@ -42,6 +42,7 @@ struct Segment {
 
 // Reads and converts on up to `threads` threads; counts the bytes in the token's progress. Throws Error: ERR_ST_OPEN,
 // ERR_ST_CHANGED, ERR_ST_READ, ERR_CANCELLED or, with the number of the segment as its step, ERR_QUANT_VALUES.
-void load_file(Backend&, const std::string& path, const FileIdentity&, const std::vector<Segment>&, int threads, Token&);
+void load_file(Backend&, const std::string& path, const FileIdentity&, const std::vector<Segment>&, int threads,
+               Token&);
 
 }  // namespace vlm
