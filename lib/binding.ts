@@ -73,6 +73,7 @@ export interface Native {
   ): Promise<void>;
   compile(device: NativeDevice, words: Int32Array, buffers: NativeBuffer[]): Promise<NativeProgram>;
   drop(program: NativeProgram): void;
+  /** An error ERR_NONFINITE_LOGITS has what `sample` was given: `leftover`, the logits' bytes. */
   run(
     device: NativeDevice,
     program: NativeProgram,

@@ -15,6 +15,13 @@ async function onStack<T>(promise: Promise<T>, graph?: Graph): Promise<T> {
   }
 }
 
+/** The logits that a run has computed and no token could be drawn from, where that is why it failed. */
+export function logitsLeft(error: unknown): Float32Array | undefined {
+  if (!(error instanceof VLMambaError) || error.code !== 'ERR_NONFINITE_LOGITS') return undefined;
+  const { leftover } = error.cause as { leftover?: ArrayBuffer };
+  return leftover && new Float32Array(leftover);
+}
+
 /** Memory on a device that outlives programs: weights, recurrent state. */
 export class DeviceBuffer implements Storage {
   constructor(

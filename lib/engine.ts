@@ -1,5 +1,14 @@
 import type { ModelConfig } from './checkpoint/config.ts';
-import type { CancelToken, Device, DeviceBuffer, Program, RunInput, StepProfile } from './device.ts';
+import {
+  type CancelToken,
+  type Device,
+  type DeviceBuffer,
+  logitsLeft,
+  type Program,
+  type RunInput,
+  type RunOutput,
+  type StepProfile,
+} from './device.ts';
 import { head, mamba, stateFloats, stateViews } from './models/mamba.ts';
 import { pictureEmbeds, pictureRows, type VlMambaWeights } from './models/vl_mamba.ts';
 import type { MambaState } from './nn/mamba_block.ts';
@@ -36,10 +45,11 @@ export interface Row {
   position: number;
 }
 
-/** What a run gives for one row: logits [v] for the ending 'logits', a token for 'sample'. */
+/** What a run gives for one row: logits [v] for the ending 'logits', a token for 'sample', or why there is none. */
 export interface Outcome {
   logits?: Float32Array;
   drawn?: Drawn;
+  error?: unknown;
 }
 
 /** What the steps of a program took in one run, and what some runs took as wholes. */
@@ -180,7 +190,8 @@ export class Engine {
 
   /**
    * Reads each row's ids after what its text has read so far. A row's outcome and state do not depend, to the last bit, on
-   * its neighbours, nor on how its text was cut into runs.
+   * its neighbours, nor on how its text was cut into runs. When no token can be drawn for some of several rows, those
+   * alone have an error.
    */
   async run(rows: readonly Row[], ending: Ending, token?: CancelToken): Promise<Outcome[]> {
     const length = rows[0]!.ids.length;
@@ -188,18 +199,34 @@ export class Engine {
       ids: concat(rows.map(({ ids }) => ids)),
       slots: Int32Array.from(rows, ({ slot }) => slot),
     };
-    if (ending === 'sample') {
-      inputs.params = Float32Array.from(rows.flatMap(({ sampling }) => paramsOf(sampling!)));
-      inputs.seed = Int32Array.from(rows.flatMap(({ sampling }) => wordsOf(sampling!.seed)));
-      inputs.position = Int32Array.from(rows, ({ position }) => position);
-    }
-    const results = await (await this.#program(rows.length, length, ending)).run(inputs, { token });
+    if (ending === 'sample') Object.assign(inputs, samplingInputs(rows));
+    const program = await this.#program(rows.length, length, ending);
     const { vocabSize: v } = this.config.text;
-    if (ending === 'sample')
-      return rows.map((_, i) => ({ drawn: { token: results.token![i]!, logprob: results.logprob![i]! } }));
-    if (ending === 'logits')
-      return rows.map((_, i) => ({ logits: (results.logits as Float32Array).slice(i * v, (i + 1) * v) }));
-    return rows.map(() => ({}));
+    const logitsOf = (all: Float32Array, i: number) => all.slice(i * v, (i + 1) * v);
+    try {
+      const results = await program.run(inputs, { token });
+      if (ending === 'sample') return rows.map((_, i) => ({ drawn: drawnOf(results, i) }));
+      if (ending === 'logits') return rows.map((_, i) => ({ logits: logitsOf(results.logits as Float32Array, i) }));
+      return rows.map(() => ({}));
+    } catch (error) {
+      // The states have gone a step further and can't be brought back; the logits are there, and nothing is marked as drawn.
+      const logits = logitsLeft(error);
+      if (!logits || rows.length === 1) throw error;
+      return Promise.all(rows.map((row, i) => this.#draw(row, logitsOf(logits, i), token)));
+    }
+  }
+
+  /** Draws one row's token again, from logits that a run of several rows has left. */
+  async #draw(row: Row, logits: Float32Array, token?: CancelToken): Promise<Outcome> {
+    try {
+      const program = await this.#compiled('draw', undefined, (g) =>
+        this.#recordDraw(g, g.input('logits', 'f32', [1, logits.length]), g.input('slots', 'i32', [1])),
+      );
+      const inputs = { logits, slots: Int32Array.of(row.slot), ...samplingInputs([row]) };
+      return { drawn: drawnOf(await program.run(inputs, { token }), 0) };
+    } catch (error) {
+      return { error };
+    }
   }
 
   /** Notes the tokens that a repetition penalty is for; forgets those of the slot's last text. */
@@ -288,8 +315,8 @@ export class Engine {
   #program(batch: number, length: number, ending: Ending): Promise<Program> {
     const { weights, config } = this;
     return this.#compiled(`${batch}×${length} ${ending}`, weights.language.layers[0]?.mixer.in_proj.weight, (g) => {
-      const { hiddenSize: d, vocabSize: v } = config.text;
-      const { slots: count, seen: marks, views } = this.#memory;
+      const { hiddenSize: d } = config.text;
+      const { views } = this.#memory;
       const ids = g.input('ids', 'i32', [batch, length]);
       const slots = g.input('slots', 'i32', [batch]);
       const rows = this.#pictures && tensorOf(this.#pictures, 'f32', [this.#pictures.bytes / 4 / d, d]);
@@ -297,14 +324,20 @@ export class Engine {
       if (ending === 'none') return;
       const logits = head(g, weights.language, h, config.text);
       if (ending === 'logits') return g.output('logits', logits);
-      const params = g.input('params', 'f32', [batch, 6]);
-      const seed = g.input('seed', 'i32', [batch, 2]);
-      const position = g.input('position', 'i32', [batch]);
-      const seen = tensorOf(marks, 'u8', [count, v]);
-      const drawn = sample(g, { logits, params, seed, position, seen, slots });
-      g.output('token', drawn.token);
-      g.output('logprob', drawn.logprob);
+      this.#recordDraw(g, logits, slots);
     });
+  }
+
+  /** logits: [batch, v] f32, slots: [batch] i32 */
+  #recordDraw(g: Graph, logits: Tensor, slots: Tensor): void {
+    const [batch, v] = logits.shape as [number, number];
+    const params = g.input('params', 'f32', [batch, 6]);
+    const seed = g.input('seed', 'i32', [batch, 2]);
+    const position = g.input('position', 'i32', [batch]);
+    const seen = tensorOf(this.#memory.seen, 'u8', [this.#memory.slots, v]);
+    const drawn = sample(g, { logits, params, seed, position, seen, slots });
+    g.output('token', drawn.token);
+    g.output('logprob', drawn.logprob);
   }
 
   #vision(): Promise<Program> {
@@ -362,6 +395,17 @@ function concat(parts: readonly Int32Array[]): Int32Array {
   for (const [i, part] of parts.entries()) all.set(part, i * first!.length);
   return all;
 }
+
+const samplingInputs = (rows: readonly Row[]) => ({
+  params: Float32Array.from(rows.flatMap(({ sampling }) => paramsOf(sampling!))),
+  seed: Int32Array.from(rows.flatMap(({ sampling }) => wordsOf(sampling!.seed))),
+  position: Int32Array.from(rows, ({ position }) => position),
+});
+
+const drawnOf = ({ token, logprob }: Record<string, RunOutput>, row: number): Drawn => ({
+  token: token![row]!,
+  logprob: logprob![row]!,
+});
 
 const paramsOf = ({ temperature, topK, topP, minP, repetitionPenalty }: Sampling): number[] => [
   temperature,

@@ -280,8 +280,8 @@ export class Model {
 }
 
 /**
- * Loads a checkpoint folder (contract.md §1), or a model of the hub: `org/name` or `org/name@revision`, where there is no such
- * folder.
+ * Loads a checkpoint folder; where there is no such folder, a model of the hub (`org/name` or `org/name@revision`), or the one in
+ * the package (`demo`).
  *
  * @throws VLMambaError with the code of what is wrong: ERR_HUB_…, ERR_CKPT_…, ERR_ST_…, ERR_SHARD_…, ERR_CFG_…, ERR_TOK_…,
  *   ERR_CUDA_UNAVAILABLE, ERR_OUT_OF_MEMORY; a TypeError or RangeError with ERR_ARG_… for an argument; the signal's reason

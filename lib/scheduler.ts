@@ -234,6 +234,10 @@ export class Scheduler {
   }
 
   #advance(entry: Entry, length: number, outcome: Outcome): void {
+    if (outcome.error !== undefined) {
+      entry.fail(outcome.error);
+      return;
+    }
     const { task } = entry;
     task.position += length;
     task.ids = task.ids.subarray(length);

@@ -54,8 +54,10 @@ struct Tag<Token> {
 template <class T>
 Napi::Value handle(Napi::Env env, std::shared_ptr<T> value) {
   using Pointer = std::shared_ptr<T>;
-  auto external =
-      Napi::External<Pointer>::New(env, new Pointer(std::move(value)), [](Napi::Env, Pointer* p) { delete p; });
+  // A worker that is being terminated takes no more values: New throws, and the pointer is still ours.
+  auto pointer = std::make_unique<Pointer>(std::move(value));
+  auto external = Napi::External<Pointer>::New(env, pointer.get(), [](Napi::Env, Pointer* p) { delete p; });
+  pointer.release();
   napi_type_tag_object(env, external, &Tag<T>::value);
   return external;
 }
@@ -252,11 +254,7 @@ Napi::Value Read(const CallbackInfo& info) {
         return device->backend().read(data->data(), static_cast<std::byte*>(buffer->memory) + offset, data->size(),
                                       job.failure);
       },
-      [data](Napi::Env env, Job&) {
-        auto out = Napi::ArrayBuffer::New(env, data->size());
-        if (!data->empty()) std::copy(data->begin(), data->end(), static_cast<std::byte*>(out.Data()));
-        return out;
-      });
+      [data](Napi::Env env, Job&) { return array_buffer(env, *data); });
 }
 
 // copy(device, from, fromOffset, to, toOffset, bytes) → promise
@@ -384,8 +382,9 @@ struct Run {
 };
 
 // run(device, program, inputs, token, borrow, profile) → promise of ArrayBuffers, one for each output; with profile,
-// two more: Float64Arrays' bytes of milliseconds (each step's, then the whole run's) and of bytes moved for each step. The inputs are copied before the call
-// returns, or, with borrow, read in place until the promise settles.
+// two more: Float64Arrays' bytes of milliseconds (each step's, then the whole run's) and of bytes moved for each step. The
+// inputs are copied before the call returns, or, with borrow, read in place until the promise settles. An error
+// ERR_NONFINITE_LOGITS has the logits as `leftover`, an ArrayBuffer.
 Napi::Value RunProgram(const CallbackInfo& info) {
   const auto node = pointer<NodeDevice>(info, 0);
   const auto executable = pointer<Executable>(info, 1);
@@ -417,23 +416,24 @@ Napi::Value RunProgram(const CallbackInfo& info) {
       [run, executable](Job& job) {
         std::vector<void*> outputs;
         for (auto& out : run->outputs) outputs.push_back(out.data());
-        return executable->run(run->inputs, outputs, job.token->cancelled, run->ms.empty() ? nullptr : run->ms.data(),
-                               job.failure);
+        if (executable->run(run->inputs, outputs, job.token->cancelled, run->ms.empty() ? nullptr : run->ms.data(),
+                            job.failure))
+          return true;
+        // One row of many may be at fault: its neighbours' tokens can be drawn from the logits again.
+        if (std::strcmp(job.failure.code, "ERR_NONFINITE_LOGITS") == 0)
+          job.leftover = executable->first_input(job.failure.step);
+        return false;
       },
       [run, executable](Napi::Env env, Job&) -> Napi::Value {
         auto results = Napi::Array::New(env);
-        auto add = [&](const void* data, size_t size) {
-          auto out = Napi::ArrayBuffer::New(env, size);
-          if (size) std::memcpy(out.Data(), data, size);
-          results.Set(results.Length(), out);
-        };
-        for (const auto& out : run->outputs) add(out.data(), out.size());
+        auto add = [&](std::span<const std::byte> bytes) { results.Set(results.Length(), array_buffer(env, bytes)); };
+        for (const auto& out : run->outputs) add(out);
         if (!run->ms.empty()) {
           std::vector<double> traffic;
           for (size_t s = 0; s + 1 < run->ms.size(); s++)
             traffic.push_back(static_cast<double>(executable->program().traffic(static_cast<int>(s))));
-          add(run->ms.data(), run->ms.size() * sizeof(double));
-          add(traffic.data(), traffic.size() * sizeof(double));
+          add(std::as_bytes(std::span(run->ms)));
+          add(std::as_bytes(std::span(traffic)));
         }
         return results;
       });

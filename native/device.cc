@@ -142,4 +142,12 @@ bool Executable::run(const std::vector<const void*>& inputs, const std::vector<v
   return prepare(failure) && device_->backend().run(compiled_, inputs.data(), outputs.data(), cancel, ms, failure);
 }
 
+std::vector<std::byte> Executable::first_input(int step) {
+  const TensorArg& t = program_->steps[step].in[0];
+  std::vector<std::byte> bytes(t.reach() * dtype_bytes(t.dtype));
+  Failure lost;
+  if (!device_->backend().read(bytes.data(), t.data, bytes.size(), lost)) bytes.clear();
+  return bytes;
+}
+
 }  // namespace vlm

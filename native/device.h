@@ -22,6 +22,7 @@ struct Token {
 struct Job {
   std::shared_ptr<Token> token = std::make_shared<Token>();
   Failure failure;
+  std::vector<std::byte> leftover;  // what a job that failed leaves to its caller
   bool ok = false;
   std::function<bool(Job&)> work;    // on the device's thread; false after setting `failure`
   std::function<void(Job&)> settle;  // where the device's owner chooses; not called when the device is torn down first
@@ -114,6 +115,8 @@ class Executable {
   // milliseconds for each step.
   bool run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, const std::atomic<bool>& cancel,
            double* ms, Failure&);
+  // The first input of a step as it lies on the device: after a run that failed at this step, what the step has read.
+  std::vector<std::byte> first_input(int step);
 
  private:
   std::shared_ptr<Device> device_;

@@ -1,5 +1,7 @@
 #include "node_device.h"
 
+#include <cstring>
+
 namespace vlm {
 
 Napi::Error to_js(Napi::Env env, const char* code, const char* message, int step) {
@@ -7,6 +9,12 @@ Napi::Error to_js(Napi::Env env, const char* code, const char* message, int step
   error.Set("code", Napi::String::New(env, code));
   if (step >= 0) error.Set("step", Napi::Number::New(env, step));
   return error;
+}
+
+Napi::ArrayBuffer array_buffer(Napi::Env env, std::span<const std::byte> bytes) {
+  auto buffer = Napi::ArrayBuffer::New(env, bytes.size());
+  if (!bytes.empty()) std::memcpy(buffer.Data(), bytes.data(), bytes.size());
+  return buffer;
 }
 
 std::shared_ptr<NodeDevice> NodeDevice::open(Napi::Env env, std::unique_ptr<Backend> backend) {
@@ -62,11 +70,15 @@ Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work
   if (token) job->token = std::move(token);
   job->work = std::move(work);
   job->settle = [env, deferred, result = std::move(result), self = shared_from_this()](Job& job) {
-    if (!job.ok) {
-      deferred.Reject(to_js(env, job.failure.code, job.failure.message, job.failure.step).Value());
-      return;
-    }
     try {
+      if (!job.ok) {
+        Napi::Error error = to_js(env, job.failure.code, job.failure.message, job.failure.step);
+        // Not enumerable: whoever prints the error has no use for it.
+        if (!job.leftover.empty())
+          error.Value().DefineProperty(Napi::PropertyDescriptor::Value("leftover", array_buffer(env, job.leftover)));
+        deferred.Reject(error.Value());
+        return;
+      }
       deferred.Resolve(result(env, job));
     } catch (const Napi::Error& e) {
       deferred.Reject(e.Value());

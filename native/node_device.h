@@ -4,6 +4,8 @@
 
 #include <napi.h>
 
+#include <span>
+
 #include "device.h"
 
 namespace vlm {
@@ -41,5 +43,7 @@ class NodeDevice : public std::enable_shared_from_this<NodeDevice> {
 
 // An Error for JavaScript, with `code` and, where there is one, `step`.
 Napi::Error to_js(Napi::Env env, const char* code, const char* message, int step = -1);
+
+Napi::ArrayBuffer array_buffer(Napi::Env env, std::span<const std::byte> bytes);
 
 }  // namespace vlm

@@ -1,4 +1,5 @@
 import { stderr, stdout } from 'node:process';
+import { modelFolder } from '../bundled.ts';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig } from '../checkpoint/config.ts';
 import { Engine } from '../engine.ts';
@@ -8,8 +9,8 @@ import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
 import { collect, type Param, planWeights, type WeightDtype, type WeightPlan, weightBytes } from '../weights.ts';
-import { modelFolder } from './bundled.ts';
 import { ProgressBar } from './progress.ts';
+import { columns } from './style.ts';
 import { bytes, count, table } from './text.ts';
 
 /** What a checkpoint holds, from its config and the headers of its files: nothing is loaded. */
@@ -22,7 +23,7 @@ export async function info(name: string, { json }: { json?: boolean }, signal: A
   const checkpoint = await openCheckpoint(path, { signal });
   const facts = gather(path, config, checkpoint);
   facts.warnings.unshift(...warnings);
-  stdout.write(json ? `${JSON.stringify(facts)}\n` : table(rows(facts, config)));
+  stdout.write(json ? `${JSON.stringify(facts)}\n` : table(rows(facts, config), columns(stdout)));
 }
 
 type Facts = ReturnType<typeof gather>;

@@ -1,9 +1,9 @@
 import { stderr } from 'node:process';
+import { modelFolder } from '../bundled.ts';
 import { quantize as quantizeFolder } from '../convert/quantize.ts';
 import { locate } from '../hub/index.ts';
 import type { DownloadProgress } from '../hub/pull.ts';
 import { checkFolder } from '../model.ts';
-import { modelFolder } from './bundled.ts';
 import { type WriteFlags, writing } from './convert.ts';
 import { number } from './options.ts';
 import { ProgressBar } from './progress.ts';

@@ -17,15 +17,23 @@ export const tooManyBytes = (name: string, bytes: number | string): VLMambaError
     details: { bytes, limit: MAX_BYTES },
   });
 
-/** @throws `ERR_IMAGE_PIXELS` when a picture is over a limit; the message says which. */
-export function checkSize(name: string, width: number, height: number, maxPixels: number): void {
+/** Memory for each pixel that is allowed: the RGB twice, as decoded and as it is resized, and a byte of what a decoder holds. */
+const BYTES_PER_PIXEL = 7;
+
+/**
+ * @param bytesPerPixel what decoding and resizing takes: pictures that take more than others may have fewer pixels
+ * @throws `ERR_IMAGE_PIXELS` when a picture is over a limit; the message says which.
+ */
+export function checkSize(name: string, width: number, height: number, maxPixels: number, bytesPerPixel = 6): void {
   const pixels = width * height;
-  const many = pixels > maxPixels;
-  if (!many && Math.max(width, height) <= MAX_SIDE) return;
-  const problem = many
-    ? `${width} × ${height} = ${pixels} pixels, the limit is ${maxPixels}. Shrink it, or raise maxPixels`
-    : `${width} × ${height} pixels, the limit of a side is ${MAX_SIDE}. Shrink or cut it`;
+  const limit = Math.min(maxPixels, Math.floor((maxPixels * BYTES_PER_PIXEL) / bytesPerPixel));
+  if (pixels <= limit && Math.max(width, height) <= MAX_SIDE) return;
+  const kind = limit < maxPixels ? ' for a picture that has to be decoded as a whole' : '';
+  const problem =
+    pixels > limit
+      ? `${width} × ${height} = ${pixels} pixels, the limit is ${limit}${kind}. Shrink it, or raise maxPixels`
+      : `${width} × ${height} pixels, the limit of a side is ${MAX_SIDE}. Shrink or cut it`;
   throw new VLMambaError('ERR_IMAGE_PIXELS', `${name} is ${problem}`, {
-    details: { width, height, maxPixels, maxSide: MAX_SIDE },
+    details: { width, height, maxPixels: limit, maxSide: MAX_SIDE },
   });
 }

@@ -27,7 +27,7 @@ export interface SampleInputs {
  * id. The draw is argmax(logit / temperature + Gumbel noise) with noise from Philox-4x32-10 (Salmon et al. 2011) of
  * (seed, id, position): it does not depend on the device, the batch or the number of threads.
  * Returns token [b] i32 and logprob [b] f32, the token's natural log-probability before the filters. A run with a logit of
- * NaN or +Inf, or with nothing but −Inf, fails with ERR_NONFINITE_LOGITS.
+ * NaN or +Inf, or with nothing but −Inf, fails with ERR_NONFINITE_LOGITS; nothing is marked then.
  */
 export function sample(
   g: Graph,

@@ -11,7 +11,7 @@
 //   repetition_penalty (1: none), vocab_limit (0: all)
 // seed: [b,2] i32, the low word first    position: [b] i32, the place of the token to be drawn
 // seen: [b,v] u8, or [slots,v] with slots: [b] i32; nonzero where a token occurred before; the
-//   drawn one is marked
+//   drawn one is marked, unless the run fails
 // Filters and their order: state-spaces/mamba utils/generation.py. top-p: Holtzman et al. 2020.
 // min-p: Nguyen et al. 2024.
 #define SIMD_FILE "ops/sample.cc"
@@ -269,17 +269,17 @@ void sample(const Step& step, Worker& w) {
   if (!slots_fit(slots, seen, {}, w, w.scratch + desks_bytes(batch, v, w.nth))) return;
   w.each(batch, 1, [&](int64_t b, int64_t) {
     const Desk desk(w.scratch + (batch < w.nth ? b : w.ith) * Desk::bytes(v), v);
+    int32_t& drawn = token.as<int32_t>()[b * token.stride[0]];
     Params p;
-    if (!read_params(params, b, v, w, p)) return;
-    uint8_t* marks = seen ? row<uint8_t>(seen, state_row(slots, b)) : nullptr;
+    if (!read_params(params, b, v, w, p)) return void(drawn = -1);
     const float* z = row(logits, b);
-    if (marks && p.penalty != 1) {
+    if (seen && p.penalty != 1) {
       std::memcpy(desk.penalized, z, p.limit * sizeof *z);
-      penalize(desk.penalized, marks, p.limit, p.penalty);
+      penalize(desk.penalized, row<uint8_t>(seen, state_row(slots, b)), p.limit, p.penalty);
       z = desk.penalized;
     }
     const Range range = range_of(z, p.limit);
-    if (!check_finite(z, p.limit, range, b, w)) return;
+    if (!check_finite(z, p.limit, range, b, w)) return void(drawn = -1);
 
     const float top = z[range.argmax], temperature = p.temperature > 0 ? p.temperature : 1;
     int32_t chosen = static_cast<int32_t>(range.argmax);
@@ -288,11 +288,16 @@ void sample(const Step& step, Worker& w) {
       chosen = draw(z, top, temperature, desk.kept, count, seed.as<int32_t>() + b * seed.stride[0], seed.stride[1],
                     position.as<int32_t>()[b * position.stride[0]]);
     }
-    token.as<int32_t>()[b * token.stride[0]] = chosen;
+    drawn = chosen;
     logprob.f32()[b * logprob.stride[0]] =
         (z[chosen] - top) / temperature - log_partition(z, p.limit, top, temperature);
-    if (marks) marks[chosen] = 1;
   });
+  if (!seen) return;
+  w.sync();  // a run that fails marks nothing, so that it can be drawn from the same logits again
+  const auto token_of = [&](int64_t b) { return token.as<int32_t>()[b * token.stride[0]]; };
+  for (int64_t b = 0; b < batch; b++)
+    if (token_of(b) < 0) return;
+  for (int64_t b = w.ith; b < batch; b += w.nth) row<uint8_t>(seen, state_row(slots, b))[token_of(b)] = 1;
 }
 
 }  // namespace vlm::SIMD

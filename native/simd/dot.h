@@ -74,7 +74,7 @@ void each_piece(Worker& w, int64_t m, int64_t n, int64_t tile_rows, int64_t tile
   // Narrower where there are few pieces, so that the threads end together.
   int64_t columns = ceil_div(n * bands / (8 * w.nth), tile_columns) * tile_columns;
   columns = columns < tile_columns ? tile_columns : columns > kBandColumns ? kBandColumns : columns;
-  w.each(ceil_div(n, columns) * bands, 1, [&](int64_t piece, int64_t) {
+  w.runs(ceil_div(n, columns) * bands, [&](int64_t piece) {
     const int64_t top = piece % bands * height, left = piece / bands * columns;
     const Piece p{top, m - top < height ? m - top : height, left, n - left < columns ? n - left : columns, columns};
     std::memset(sums, 0, sizeof(float) * static_cast<size_t>(p.rows * columns));
@@ -203,6 +203,38 @@ SIMD_INLINE void add_column(const typename D::V* x, typename D::V w, F (*sums)[k
   for (int r = 0; r < R; r++) sums[r][c] = D::add(x[r], w, sums[r][c]);
 }
 
+// sum += the products of a row of x with a row of weight.
+template <class D>
+SIMD_INLINE void add_row(const typename D::X* x, const typename D::W* w, int64_t k, F& sum) {
+  int64_t j = 0;
+  for (; j + D::kStep <= k; j += D::kStep) sum = D::add(D::x(x + j), D::w(w + j), sum);
+  if (j < k) sum = D::add(D::x(x + j), D::w(w + j, static_cast<int>(k - j)), sum);
+}
+
+// The sums of R rows of x with four rows of weight at a time: each register of x is read once for all four.
+template <class D, int R>
+SIMD_INLINE void add_rows(const typename D::X* x, const typename D::W* const (&w)[kTileColumns], int64_t next,
+                          int64_t k, F (*sums)[kTileColumns]) {
+  typename D::V a[R];
+  const auto load_x = [&] {
+    SIMD_UNROLL
+    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
+  };
+  int64_t j = 0;
+  for (; j + D::kStep <= k; j += D::kStep, x += R * D::kStep) {
+    SIMD_UNROLL
+    for (int c = 0; c < kTileColumns; c++)
+      prefetch(w[c] + next + j);  // the next four rows, which come from memory meanwhile
+    load_x();
+    SIMD_UNROLL
+    for (int c = 0; c < kTileColumns; c++) add_column<D, R>(a, D::w(w[c] + j), sums, c);
+  }
+  if (j == k) return;
+  load_x();
+  SIMD_UNROLL
+  for (int c = 0; c < kTileColumns; c++) add_column<D, R>(a, D::w(w[c] + j, static_cast<int>(k - j)), sums, c);
+}
+
 // out[r * stride + c] += Σ_j x[r,j] w[c * ldw + j] for a panel of R rows of x, `columns` <= 4 rows of weight, k
 // elements.
 template <class D, int R>
@@ -215,33 +247,14 @@ void tile(const typename D::X* x, const typename D::W* w, int64_t ldw, int colum
     for (int c = 0; c < kTileColumns; c++) sums[r][c] = zero();
   }
   // A weight row that doesn't exist is read as the one before it; nobody reads its sums.
-  const typename D::W* w1 = columns > 1 ? w + ldw : w;
-  const typename D::W* w2 = columns > 2 ? w1 + ldw : w1;
-  const typename D::W* w3 = columns > 3 ? w2 + ldw : w2;
-  const int64_t next = kTileColumns * ldw;
-  int64_t j = 0;
-  for (; j + D::kStep <= k; j += D::kStep, x += R * D::kStep) {
-    prefetch(w + next + j);  // the next tile's, which come from memory while this one is computed
-    prefetch(w1 + next + j);
-    prefetch(w2 + next + j);
-    prefetch(w3 + next + j);
-    typename D::V a[R];
+  const typename D::W* rows[kTileColumns] = {w};
+  for (int c = 1; c < kTileColumns; c++) rows[c] = columns > c ? rows[c - 1] + ldw : rows[c - 1];
+  if constexpr (R == 1) {
+    // Memory sets the pace: weights in the order they lie in come nearly twice as fast as four rows side by side.
     SIMD_UNROLL
-    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
-    add_column<D, R>(a, D::w(w + j), sums, 0);
-    add_column<D, R>(a, D::w(w1 + j), sums, 1);
-    add_column<D, R>(a, D::w(w2 + j), sums, 2);
-    add_column<D, R>(a, D::w(w3 + j), sums, 3);
-  }
-  if (j < k) {
-    const int n = static_cast<int>(k - j);
-    typename D::V a[R];
-    SIMD_UNROLL
-    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
-    add_column<D, R>(a, D::w(w + j, n), sums, 0);
-    add_column<D, R>(a, D::w(w1 + j, n), sums, 1);
-    add_column<D, R>(a, D::w(w2 + j, n), sums, 2);
-    add_column<D, R>(a, D::w(w3 + j, n), sums, 3);
+    for (int c = 0; c < kTileColumns; c++) add_row<D>(x, rows[c], k, sums[0][c]);
+  } else {
+    add_rows<D, R>(x, rows, kTileColumns * ldw, k, sums);
   }
   SIMD_UNROLL
   for (int r = 0; r < R; r++) add_sums(out + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3]);

@@ -67,7 +67,10 @@ test('the table', () => {
   assert.match(table, /^vision {6}siglip, 3 layers of 40, 62 px in patches of 14; [\d,]+ parameters, \d+ kB$/m);
   assert.match(table, /^connector {3}vss-l2, bsm, shared, sum; /m);
   assert.match(table, /^files {7}F16 in 1 file, \d+ kB, of which 100 B are not read$/m);
-  assert.match(table, /^memory {6}\d+ kB as stored, \d+ kB in f32, \d+ kB in bf16 or f16, \d+ kB in int8, \d+ kB in int4$/m);
+  assert.match(
+    table,
+    /^memory {6}\d+ kB as stored, \d+ kB in f32, \d+ kB in bf16 or f16, \d+ kB in int8, \d+ kB in int4$/m,
+  );
   assert.match(info(join(folder, 'text')), /^vision {6}none: reads text only$/m);
 });
 

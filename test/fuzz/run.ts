@@ -20,7 +20,7 @@ mkdirSync('build-native', { recursive: true });
 if (!values.parsers) {
   const grown = join('build-native', 'corpus');
   mkdirSync(grown, { recursive: true });
-  const limits = [`-max_total_time=${seconds}`, '-max_len=512', '-timeout=10', '-print_final_stats=1', '-verbosity=0'];
+  const limits = [`-max_total_time=${seconds}`, '-max_len=512', '-timeout=60', '-print_final_stats=1', '-verbosity=0'];
   must(join(build('address'), 'fuzz_program'), [
     ...limits,
     '-artifact_prefix=build-native/',

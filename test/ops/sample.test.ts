@@ -3,7 +3,8 @@ import * as assert from 'uvu/assert';
 import type { Device } from '../../lib/device.ts';
 import { eager } from '../../lib/ops/eager.ts';
 import { sample } from '../../lib/ops/sample.ts';
-import { slice } from '../../lib/tensor.ts';
+import { Graph } from '../../lib/program.ts';
+import { slice, tensorOf } from '../../lib/tensor.ts';
 import { close, device, failure, floats, hardLengths, onDevice, run, same } from '../kit.ts';
 import type { Settings } from '../reference/sample.ts';
 import * as reference from '../reference/sample.ts';
@@ -392,6 +393,44 @@ test('logits that are no numbers fail by row and token', async () => {
     positions: [0],
   });
   assert.ok(beyond.token[0]! < 2, 'what stands beyond the limit does not matter');
+});
+
+test('a run that fails marks nothing as drawn', async () => {
+  const [b, v] = [3, 600];
+  const on = device();
+  const marks = await on.alloc(b * v, 'seen');
+  const g = new Graph();
+  const { token } = sample(g, {
+    logits: g.input('logits', 'f32', [b, v]),
+    params: g.input('params', 'f32', [b, 6]),
+    seed: g.input('seed', 'i32', [b, 2]),
+    position: g.input('position', 'i32', [b]),
+    seen: tensorOf(marks, 'u8', [b, v]),
+  });
+  g.output('token', token);
+  const program = await on.compile(g);
+  const inputs = {
+    logits: bell(1, b * v),
+    params: Float32Array.from(
+      Array(b)
+        .fill(columns({ temperature: 1 }))
+        .flat(),
+    ),
+    seed: new Int32Array(2 * b),
+    position: new Int32Array(b),
+  };
+  const marked = async () => new Uint8Array(await on.read(marks)).reduce((sum, mark) => sum + mark, 0);
+  for (const [change, code] of [
+    [{ logits: inputs.logits.with(2 * v, Number.NaN) }, 'ERR_NONFINITE_LOGITS'],
+    [{ params: inputs.params.with(0, -1) }, 'ERR_OP_ARG'],
+  ] as const) {
+    assert.is((await failure(() => program.run({ ...inputs, ...change }))).code, code);
+    assert.is(await marked(), 0);
+  }
+  await program.run(inputs);
+  assert.is(await marked(), b);
+  program.drop();
+  marks.free();
 });
 
 test('parameters out of range fail by row, name and value', async () => {

@@ -1,7 +1,12 @@
 /** Generations at the same time: each as if it were alone, fair, cancelled one by one, and never more than there is room for. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import type { TensorSource } from '../../lib/checkpoint/safetensors.ts';
 import type { GenerateOptions, Model, Session } from '../../lib/index.ts';
 import { failure, load, suite } from '../kit.ts';
+import { tinyConfig, tinyPreprocessor, writeCheckpoint } from '../models/checkpoint.ts';
 import { demo, picture, questions, settled, withDemo } from './kit.ts';
 
 const test = suite('batching');
@@ -165,5 +170,53 @@ test('joining and leaving at any time', () =>
     await Promise.all(runs);
     await settled(model);
   }));
+
+/** A model that has no number to give after one token of eight: their embeddings are NaN, and the head is another matrix. */
+async function brittle(dir: string): Promise<void> {
+  const edit = (sources: TensorSource[]) => {
+    const found = sources.find(({ name }) => name.endsWith('embeddings.weight') && name.startsWith('language_model.'))!;
+    const { data, shape } = found as { data: Uint8Array; shape: readonly number[] };
+    const rows = new Float32Array(data.buffer, data.byteOffset, data.byteLength / 4);
+    for (let id = 7; id < shape[0]!; id += 8) rows.fill(Number.NaN, id * shape[1]!, (id + 1) * shape[1]!);
+    return sources;
+  };
+  const config = { ...tinyConfig(), tie_word_embeddings: false };
+  await writeCheckpoint(dir, { config, preprocessor: tinyPreprocessor('siglip'), edit });
+}
+
+test('a text whose logits are no numbers fails alone, in the middle as at the start', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'vl-mamba-brittle-'));
+  try {
+    await brittle(dir);
+    await using model = await load(dir);
+    // Nearly every token is as likely as the others at this temperature, so texts end after some of theirs.
+    const outcome = async (i: number) => {
+      const generation = model.generate({
+        prompt: String.fromCharCode(97 + (i % 26)),
+        maxNewTokens: 12,
+        temperature: 50,
+        repetitionPenalty: i % 2 ? 3 : 1,
+        seed: i,
+      });
+      let text = '';
+      try {
+        for await (const piece of generation) text += piece;
+        return [text, (await generation).tokens];
+      } catch (error) {
+        return [text, (error as { code: string }).code];
+      }
+    };
+    const alone = [];
+    for (let i = 0; i < 64; i++) alone.push(await outcome(i));
+    const failed = alone.filter(([, end]) => end === 'ERR_NONFINITE_LOGITS');
+    assert.ok(failed.length > 8 && failed.length < 56, `${failed.length} of 64 fail`);
+    assert.ok(failed.some(([text]) => text === '') && failed.some(([text]) => text !== ''));
+    for (let round = 0; round < 5; round++)
+      assert.equal(await Promise.all(alone.map((_, i) => outcome(i))), alone, `round ${round}`);
+    await settled(model);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
 
 test.run();
