@@ -304,8 +304,9 @@ Segment segment(const CallbackInfo& info, const double* f, const std::vector<std
   if (s.count > int64_t{1} << 44) bad(info, 3, "segments of at most 2^44 elements");
   const auto is_float = [](Dtype t) { return t == Dtype::f32 || t == Dtype::f16 || t == Dtype::bf16; };
   const bool as_stored = s.from == s.to && s.from != Dtype::i32 && (is_float(s.from) || s.transform == Transform::none);
-  const bool ruled = s.rule == Rule::any || (as_stored && s.transform == Transform::none &&
-                                             s.to == (s.rule == Rule::scales ? Dtype::f32 : Dtype::i8));
+  const Dtype ruled_dtype = s.rule == Rule::scales ? Dtype::f32 : Dtype::i8;
+  const bool ruled = s.rule == Rule::any || (as_stored && s.transform == Transform::none && s.to == ruled_dtype &&
+                                             s.at % dtype_bytes(s.to) == 0);
   if (!ruled) bad(info, 3, "rules for what is read as it is stored");
   if (s.quantizes() && is_float(s.from) && s.transform == Transform::none) {
     if (s.columns == 0 || s.count % s.columns || s.scale_at % 4) bad(info, 3, "whole rows of a matrix with scales");

@@ -148,10 +148,9 @@ class Loader {
     const bool as_stored = s.from == s.to && s.transform == Transform::none;
     std::byte* const memory = static_cast<std::byte*>(s.buffer->memory);
     std::byte* const host = backend_.host_address(memory);
-    std::byte* const place = memory + s.at + piece.first * out;
-    std::byte* const direct = host ? host + s.at + piece.first * out : nullptr;
+    const int64_t place = s.at + piece.first * out;
     if (!(as_stored && host)) fit(scratch.staged, n * in);
-    std::byte* const to = as_stored && host ? direct : scratch.staged.data();
+    std::byte* const to = as_stored && host ? host + place : scratch.staged.data();
     if (file_.read(to, static_cast<size_t>(n * in), s.offset + piece.first * in) != static_cast<size_t>(n * in))
       throw Error("ERR_ST_CHANGED", text(path_, ": the file ended while it was being read"));
     try {
@@ -163,7 +162,7 @@ class Loader {
         quantize(s, to, piece.first / s.columns, n / s.columns, host, scratch.floats.data());
       } else {
         if (!host) fit(scratch.converted, n * out);
-        convert(to, host ? direct : scratch.converted.data(), n, s);
+        convert(to, host ? host + place : scratch.converted.data(), n, s);
       }
     } catch (Error& error) {
       error.step = piece.segment;
@@ -171,7 +170,7 @@ class Loader {
     }
     Failure failure;
     const std::byte* const made = as_stored ? to : scratch.converted.data();
-    if (!host && !backend_.write(place, made, static_cast<size_t>(n * out), failure))
+    if (!host && !backend_.write(memory + place, made, static_cast<size_t>(n * out), failure))
       throw Error(failure.code, failure.message);
     token_.progress += n * in;
   }

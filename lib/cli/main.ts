@@ -129,7 +129,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   program
     .command('quantize')
-    .description('writes a checkpoint anew with weights of 8 or 4 bits; the CPU runs them')
+    .description('the same model with weights of 8 or 4 bits, for the CPU')
     .argument('<model>', MODEL)
     .argument('<out>', 'the folder to make; nothing is overwritten')
     .option('--dtype <name>', 'int8 or int4', 'int8')

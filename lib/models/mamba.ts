@@ -21,7 +21,7 @@ export function mambaParams(prefix: string, config: TextConfig) {
   };
   const head = named('lm_head.weight');
   return {
-    // Of a tied model it is the head as well, which four bits would cost more than all layers.
+    // Its rows are looked up too, and of a tied model it is the head as well: 8 bits at least.
     embeddings: {
       weight: matrix(table.name, [v, d], {
         aliases: [old.name, ...table.aliases, ...old.aliases],

@@ -155,6 +155,7 @@ test('segments of load that no file may ask for', async () => {
     [good[2]!, { 7: scales! }],
     [good[2]!, { 1: 1025 }],
     [good[3]!, { 4: 1 }],
+    [good[3]!, { 1: 255, 6: 2 }],
     [good[5]!, { 7: weights! }],
     [good[5]!, { 4: 1 }],
     [good[5]!, { 8: 0 }],
