@@ -1,7 +1,6 @@
 #define SIMD_FILE "quantize.cc"
 #include "quantize.h"
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -36,6 +35,9 @@ SIMD_INLINE float largest(const float* x, int64_t n) {
   return std::bit_cast<float>(top);
 }
 
+// As many as are left of `most`.
+SIMD_INLINE int64_t at_most(int64_t most, int64_t left) { return left < 0 ? 0 : left < most ? left : most; }
+
 struct Scale {
   float scale, inverse;
 };
@@ -47,7 +49,7 @@ SIMD_INLINE bool is_finite(float x) { return x <= std::numeric_limits<float>::ma
 bool quantize_int8(const void* row, Dtype from, int64_t k, float* x, int8_t* weight, float* scale) {
   widen(row, from, k, x);
   for (int64_t begin = 0; begin < k; begin += kQuantBlock) {
-    const int64_t end = std::min(begin + kQuantBlock, k);
+    const int64_t end = begin + at_most(kQuantBlock, k - begin);
     const float top = largest(x + begin, end - begin);
     if (!is_finite(top)) return false;
     const auto [s, inverse] = scale_of(top);
@@ -72,7 +74,7 @@ SIMD_INLINE F try_grid(const float* y, F step, F offset, Grids& best) {
   F error = zero(), rest = zero();
   for (int i = 0; i < kQuantGroup; i++) {
     const F v = load(y + i * F::N);
-    // Exact before the subtraction, fused or not: small whole numbers.
+    // The product is a small whole number, so that fusing it with the subtraction changes nothing.
     const F left = fnma(nearest(v, offset, inverse), step, v) - offset;
     error = error + left * left;
     rest = rest + left;
@@ -124,14 +126,14 @@ bool quantize_int4(const void* row, Dtype from, int64_t k, float* x, uint8_t* we
     int64_t have[F::N];  // of a group's numbers
     for (int64_t b = 0; b < kBlocks; b++) {
       const int64_t first = begin + b * kQuantBlock;
-      const int64_t n = std::clamp<int64_t>(k - first, 0, kQuantBlock);
+      const int64_t n = at_most(kQuantBlock, k - first);
       const float top = largest(x + first, n);
       if (!is_finite(top)) return false;
       const auto [s, inverse] = scale_of(top);
       if (n) *scale++ = s;
       for (int64_t g = 0; g < kGroups; g++) {
         const int64_t lane = b * kGroups + g, at = first + g * kQuantGroup;
-        have[lane] = std::clamp<int64_t>(k - at, 0, kQuantGroup);
+        have[lane] = at_most(kQuantGroup, k - at);
         // A row's last group has its own numbers again where there are no more.
         for (int64_t i = 0; i < kQuantGroup; i++)
           y[i * F::N + lane] = have[lane] ? x[at + i % have[lane]] * inverse : 0.f;
