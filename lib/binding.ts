@@ -69,6 +69,7 @@ export interface Native {
     segments: Float64Array,
     buffers: NativeBuffer[],
     token: NativeToken | null,
+    threads: number,
   ): Promise<void>;
   compile(device: NativeDevice, words: Int32Array, buffers: NativeBuffer[]): Promise<NativeProgram>;
   drop(program: NativeProgram): void;

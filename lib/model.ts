@@ -4,7 +4,7 @@ import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
 import { fingerprint } from './checkpoint/fingerprint.ts';
-import { CancelToken, type Device, type DeviceOptions, type StepProfile } from './device.ts';
+import { CancelToken, type Device, type StepProfile } from './device.ts';
 import { checkDeviceName, type DeviceName, onDevice } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
@@ -16,6 +16,7 @@ import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
 import { reporting } from './progress.ts';
+import type { Quantised } from './quantised.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
@@ -24,7 +25,7 @@ import { decodeSnapshot } from './snapshot.ts';
 import { readChatTemplate } from './text/chat_template.ts';
 import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
-import { loadWeights, planWeights } from './weights.ts';
+import { checkWeightDtype, loadWeights, planWeights, quantisedAsked } from './weights.ts';
 
 /** How far the reading of weights is. */
 export interface ReadProgress {
@@ -43,8 +44,11 @@ export type LoadProgress = DownloadProgress | ReadProgress;
 export interface LoadOptions {
   /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
-  /** The dtype of the weights of products; `auto` keeps what the checkpoint stores. */
-  dtype?: 'auto' | 'f32' | 'bf16' | 'f16';
+  /**
+   * The dtype of the weights of products; `auto` keeps what the checkpoint stores. int8 and int4 (docs/quantization.md) are made
+   * while reading, and for the CPU.
+   */
+  dtype?: 'auto' | 'f32' | 'bf16' | 'f16' | Quantised;
   /** CPU threads; by default one for each physical core. */
   threads?: number;
   /** Texts that are worked on at the same time, 1 to 256; 64 by default. */
@@ -329,7 +333,8 @@ export async function load(
   const preprocess = config.vision && (await readPreprocessConfig(path, config.vision.imageSize));
   const plan = planWeights(checkpoint, vlMambaParams(config), unread);
   const total = [...plan.stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const print = fingerprint(checkpoint, config, signal);
+  const kept = checkWeightDtype(plan, dtype === 'auto' ? null : dtype, path);
+  const print = fingerprint(checkpoint, config, { quantised: quantisedAsked(kept), signal });
   print.catch(() => {});
   const fill = async (device: Device): Promise<Engine> => {
     let read: CancelToken | undefined;
@@ -339,7 +344,7 @@ export async function load(
       const token = new CancelToken(any);
       read = token;
       try {
-        return await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+        return await loadWeights(device, plan, { dtype: kept, token });
       } finally {
         token.release();
       }
@@ -359,7 +364,9 @@ export async function load(
       ...defaults.warnings,
       ...tokenizer.warnings,
     ];
-    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: await print };
+    const { quantised } = engine.loaded;
+    const identity = { fingerprint: await print, quantised };
+    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, ...identity };
     return new Model(new Runtime(parts), [...warnings, ...passedOver]);
   } catch (error) {
     await engine.dispose();
@@ -372,8 +379,11 @@ function checkLoadOptions(model: unknown, device: unknown, dtype: unknown): void
   if (typeof model !== 'string' || model === '')
     throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(model)}`);
   checkDeviceName(device);
-  if (!['auto', 'f32', 'bf16', 'f16'].includes(dtype as string))
-    throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16' or 'f16', got ${show(dtype)}`);
+  if (!['auto', 'f32', 'bf16', 'f16', 'int8', 'int4'].includes(dtype as string))
+    throw rangeError(
+      'ERR_ARG_DTYPE',
+      `dtype must be 'auto', 'f32', 'bf16', 'f16', 'int8' or 'int4', got ${show(dtype)}`,
+    );
 }
 
 function checkWhole(name: string, value: unknown, least: number, most: number): void {
@@ -384,7 +394,11 @@ function checkWhole(name: string, value: unknown, least: number, most: number): 
 /** @internal */
 export async function checkFolder(path: string): Promise<void> {
   const found = await stat(path).catch((cause) => {
-    throw new VLMambaError('ERR_CKPT_NOT_FOUND', `${path}: no such folder`, { cause });
+    throw new VLMambaError(
+      'ERR_CKPT_NOT_FOUND',
+      `${path}: no such folder; a model is a folder that holds config.json, org/name on the hub, or demo`,
+      { cause },
+    );
   });
   if (!found.isDirectory())
     throw new VLMambaError(

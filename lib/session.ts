@@ -247,13 +247,13 @@ export class Session {
   snapshot(options: SnapshotOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
     return this.#inTurn(async () => {
       const { dtype, label } = checkSnapshotOptions({ label: this.label, ...options });
-      const { engine, config, fingerprint } = this.#runtime.parts;
+      const { engine } = this.#runtime.parts;
       const own = this.#share();
       try {
         const { memory, conversation } = own;
         const floats = memory ? await engine.saveState(memory.slot) : new Float32Array(this.stateBytes / 4);
         const notes = memory?.notes ?? { position: 0, unread: new Int32Array(), seen: new Set<number>() };
-        return await encodeSnapshot({ floats, notes, conversation, label }, dtype, { config, fingerprint });
+        return await encodeSnapshot({ floats, notes, conversation, label }, dtype, this.#runtime.parts);
       } finally {
         own.release();
       }

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { show, VLMambaError } from '../errors.ts';
+import { QUANT_BLOCK } from '../ops/quantised.ts';
 import { Fields, isRecord, Report } from './fields.ts';
 import { readSmallFile } from './regular_file.ts';
 import { JsonError, type JsonRecord, parseJsonData } from './strict_json.ts';
@@ -148,6 +149,7 @@ export function parseConfig(record: JsonRecord, path: string): ModelConfig {
   const report = new Report(path);
   const root = new Fields(record, '', report);
   const isComposite = record.model_type === 'vl_mamba';
+  checkQuantization(root);
   const text = isComposite ? root.object('text_config') : root;
   if (text === null) {
     report.add('text_config', 'is missing, expected the fields of a Mamba model', 'ERR_CFG_MISSING');
@@ -242,6 +244,14 @@ function checkModelType(record: JsonRecord, path: string): void {
     const isOurs = architectures.some((name) => typeof name === 'string' && /mamba/i.test(name));
     if (!isOurs) refuse(`architectures is ${show(architectures)}`);
   }
+}
+
+/** How matrices are quantised is read from their dtypes; what else the block says is that it is this package's format. */
+function checkQuantization(root: Fields): void {
+  const fields = root.object('quantization_config');
+  fields?.choice('quant_method', ['vl_mamba']);
+  fields?.choice('bits', [8, 4]);
+  fields?.choice('group_size', [QUANT_BLOCK], QUANT_BLOCK);
 }
 
 /** Fields of a language model that say how it was trained or run elsewhere. */

@@ -128,6 +128,18 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     .action(async (out, options) => (await import('./convert.ts')).convert(out, options, signal));
 
   program
+    .command('quantize')
+    .description('the same model with weights of 8 or 4 bits, for the CPU')
+    .argument('<model>', MODEL)
+    .argument('<out>', 'the folder to make; nothing is overwritten')
+    .option('--dtype <name>', 'int8 or int4', 'int8')
+    .option('--threads <n>', 'CPU threads (default: one for each core)')
+    .option('--shard-size <size>', 'most of a file of weights, e.g. 500MB', '5GB')
+    .option('--json', 'print one object: path, files, bytes, warnings')
+    .option('-q, --quiet', 'no progress, no notes')
+    .action(async (model, out, options) => (await import('./quantize.ts')).quantize(model, out, options, signal));
+
+  program
     .command('info')
     .description('what a checkpoint holds, without loading it')
     .argument('<model>', MODEL)
@@ -174,7 +186,7 @@ const argumentTerm = (argument: Argument): string => {
 function loading(command: Command): Command {
   return command
     .addOption(new Option('--device <name>', 'auto, cpu, cuda or cuda:N').default('auto'))
-    .addOption(new Option('--dtype <name>', 'weights: auto, f32, bf16 or f16').default('auto'))
+    .addOption(new Option('--dtype <name>', 'weights: auto, f32, bf16, f16, int8 or int4').default('auto'))
     .option('--threads <n>', 'CPU threads (default: one for each core)')
     .option('-q, --quiet', 'no progress, no notes');
 }

@@ -58,6 +58,7 @@ const kinds = [
   { type: Float32Array, dtype: 'f32' },
   { type: Int32Array, dtype: 'i32' },
   { type: Uint8Array, dtype: 'u8' },
+  { type: Int8Array, dtype: 'i8' },
   { type: Uint16Array, dtype: undefined },
 ] as const;
 
@@ -72,7 +73,7 @@ function kindOf(
   if (kind && found) return { dtype: found, type: kind.type };
   throw typeError(
     'ERR_ARG_TYPE',
-    `[${op}] ${name}.data must be a Float32Array, Int32Array, Uint8Array, or a Uint16Array with dtype 'f16' or 'bf16', got ${show(data)}`,
+    `[${op}] ${name}.data must be a Float32Array, Int32Array, Uint8Array, Int8Array, or a Uint16Array with dtype 'f16' or 'bf16', got ${show(data)}`,
   );
 }
 

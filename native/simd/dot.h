@@ -15,17 +15,75 @@ namespace vlm {
 
 constexpr int kTileColumns = 4;
 constexpr int kBandRows = 192, kBandColumns = 64;  // a piece of work, which a core keeps in its L2 cache
+constexpr int kStreamColumns = 512;                // of a piece where there are few rows
 constexpr int64_t kPackRows = 1024;                // rows of x that are packed at a time
 constexpr int64_t kOwnRows = 4;  // so few that each thread packs them for itself: that is shorter than a barrier
 
 // Elements of a packed row: whole registers of every kind.
 constexpr int64_t packed_width(int64_t k) { return (k + 31) / 32 * 32; }
 
-// Scratch of products(): every thread's sums, then the panels.
+// Scratch of products: every thread's sums, then the packed rows of x, or every thread's of its own.
 constexpr int64_t sums_bytes(int nth) { return static_cast<int64_t>(sizeof(float)) * kBandRows * kBandColumns * nth; }
-constexpr size_t products_scratch(int64_t m, int64_t k, int nth) {
+constexpr size_t pack_scratch(int64_t m, int64_t row_bytes, int nth) {
   const int64_t rows = m <= kOwnRows ? m * nth : m < kPackRows ? m : kPackRows;
-  return static_cast<size_t>(sums_bytes(nth) + rows * packed_width(k) * static_cast<int64_t>(sizeof(float)));
+  return static_cast<size_t>(sums_bytes(nth) + rows * row_bytes);
+}
+constexpr size_t products_scratch(int64_t m, int64_t k, int nth) {
+  return pack_scratch(m, packed_width(k) * static_cast<int64_t>(sizeof(float)), nth);
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of x that lie packed in memory: `rows` from `first` on.
+struct Packed {
+  std::byte* memory;
+  int64_t first, rows;
+};
+
+// Packs m rows of x, as many at a time as there is room for, and multiplies: pack(packed, begin, end) fills rows begin …
+// end, counted from packed.first; multiply(packed) finds all of them filled.
+template <class Pack, class Multiply>
+void each_pack(Worker& w, int64_t m, int64_t tile_rows, int64_t row_bytes, Pack pack, Multiply multiply) {
+  if (m == 0) return;
+  std::byte* memory = w.scratch + sums_bytes(w.nth);
+  if (m <= kOwnRows) {
+    const Packed own{memory + m * row_bytes * w.ith, 0, m};
+    pack(own, 0, m);
+    return multiply(own);
+  }
+  for (int64_t first = 0; first < m; first += kPackRows) {
+    const Packed shared{memory, first, m - first < kPackRows ? m - first : kPackRows};
+    if (first > 0) w.sync();
+    w.each(shared.rows, tile_rows, [&](int64_t begin, int64_t end) { pack(shared, begin, end); });
+    w.sync();
+    multiply(shared);
+  }
+}
+
+// A part of the products of packed rows: `rows` from `top` on with `wide` rows of weight from `left` on. Its sums are rows
+// of `columns` floats, a multiple of the tiles' columns.
+struct Piece {
+  int64_t top, rows, left, wide, columns;
+};
+
+// The sums of m packed rows with n rows of weight in pieces: add(piece, sums) adds a piece's to zeros, done(i, first,
+// count, sums) receives them row by row.
+template <class Add, class Done>
+void each_piece(Worker& w, int64_t m, int64_t n, int64_t tile_rows, int64_t tile_columns, Add add, Done done) {
+  float* sums = reinterpret_cast<float*>(w.scratch + sums_bytes(1) * w.ith);
+  const int64_t bands = ceil_div(m, kBandRows), height = ceil_div(ceil_div(m, bands), tile_rows) * tile_rows;
+  // Narrower where there are few pieces, so that the threads end together. A few rows' weights come from memory, in the
+  // longest streams that leave the threads enough pieces.
+  const int64_t most = m <= kOwnRows ? kStreamColumns : kBandColumns;
+  int64_t columns = ceil_div(n * bands / (8 * w.nth), tile_columns) * tile_columns;
+  columns = columns < tile_columns ? tile_columns : columns > most ? most : columns;
+  w.runs(ceil_div(n, columns) * bands, [&](int64_t piece) {
+    const int64_t top = piece % bands * height, left = piece / bands * columns;
+    const Piece p{top, m - top < height ? m - top : height, left, n - left < columns ? n - left : columns, columns};
+    std::memset(sums, 0, sizeof(float) * static_cast<size_t>(p.rows * columns));
+    add(p, sums);
+    for (int64_t i = 0; i < p.rows; i++) done(top + i, left, p.wide, sums + i * columns);
+  });
 }
 
 inline void check_weight(const TensorArg& weight) {
@@ -217,31 +275,22 @@ SIMD_INLINE void tile_of(int rows, const typename D::X* x, const typename D::W* 
 template <class D, class Done>
 void multiply(Worker& w, int64_t m, int64_t n, int64_t k, const typename D::X* panels, const typename D::W* weight,
               int64_t ldw, Done done) {
-  float* sums = reinterpret_cast<float*>(w.scratch + sums_bytes(1) * w.ith);
-  const auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t width = packed_width(k);
-  const int64_t bands = ceil(m, kBandRows), height = ceil(ceil(m, bands), kTileRows) * kTileRows;
-  // Narrower where there are few pieces, so that the threads end together.
-  int64_t columns = ceil(n * bands / (8 * w.nth), kTileColumns) * kTileColumns;
-  columns = columns < kTileColumns ? kTileColumns : columns > kBandColumns ? kBandColumns : columns;
-  const int64_t block = k > 0 ? ceil(ceil(k, ceil(k, D::kBlock)), D::kStep) * D::kStep : 1;
-  w.runs(ceil(n, columns) * bands, [&](int64_t piece) {
-    const int64_t top = piece % bands * height, left = piece / bands * columns;
-    const int64_t rows = m - top < height ? m - top : height, wide = n - left < columns ? n - left : columns;
-    std::memset(sums, 0, sizeof(float) * static_cast<size_t>(rows * columns));
+  const int64_t block = k > 0 ? ceil_div(ceil_div(k, ceil_div(k, D::kBlock)), D::kStep) * D::kStep : 1;
+  const auto add = [&](const Piece& p, float* sums) {
     // A few rows of x: four rows of weight from end to end are the longest streams, and stay in L1 for the next panel.
-    const int64_t group = rows <= 2 * kTileRows ? kTileColumns : wide;
-    for (int64_t g = 0; g < wide; g += group)
+    const int64_t group = p.rows <= 2 * kTileRows ? kTileColumns : p.wide;
+    for (int64_t g = 0; g < p.wide; g += group)
       for (int64_t j = 0; j < k; j += block)
-        for (int64_t i = 0; i < rows; i += kTileRows) {
-          const int some = static_cast<int>(rows - i < kTileRows ? rows - i : kTileRows);
-          const auto* x = panels + (top + i) * width + j * some;
-          for (int64_t c = g; c < g + group && c < wide; c += kTileColumns)
-            tile_of<D>(some, x, weight + (left + c) * ldw + j, ldw, static_cast<int>(wide - c),
-                       k - j < block ? k - j : block, sums + i * columns + c, columns);
+        for (int64_t i = 0; i < p.rows; i += kTileRows) {
+          const int some = static_cast<int>(p.rows - i < kTileRows ? p.rows - i : kTileRows);
+          const auto* x = panels + (p.top + i) * width + j * some;
+          for (int64_t c = g; c < g + group && c < p.wide; c += kTileColumns)
+            tile_of<D>(some, x, weight + (p.left + c) * ldw + j, ldw, static_cast<int>(p.wide - c),
+                       k - j < block ? k - j : block, sums + i * p.columns + c, p.columns);
         }
-    for (int64_t i = 0; i < rows; i++) done(top + i, left, wide, sums + i * columns);
-  });
+  };
+  each_piece(w, m, n, kTileRows, kTileColumns, add, done);
 }
 
 // x(i) is row i of m, k floats; weight has n rows, ldw elements apart. done(i, first, count, sums) receives the sums of
@@ -250,29 +299,19 @@ template <class D, class Row, class Done>
 void products(Worker& w, int64_t m, int64_t n, int64_t k, Row x, const typename D::W* weight, int64_t ldw, Done done) {
   using X = typename D::X;
   const int64_t width = packed_width(k);
-  X* panels = reinterpret_cast<X*>(w.scratch + sums_bytes(w.nth));
-  if (m <= kOwnRows) panels += m * width * w.ith;
-  for (int64_t first = 0; first < m; first += kPackRows) {
-    const int64_t rows = m - first < kPackRows ? m - first : kPackRows;
-    const auto pack = [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t top = i / kTileRows * kTileRows, high = rows - top < kTileRows ? rows - top : kTileRows;
-        const float* from = x(first + i);
-        X* to = panels + top * width + (i - top) * D::kStep;
-        for (int64_t j = 0; j < k; j += D::kStep)
-          D::pack(from + j, static_cast<int>(k - j < D::kStep ? k - j : D::kStep), to + j * high);
-      }
-    };
-    if (m <= kOwnRows) {
-      pack(0, m);
-    } else {
-      if (first > 0) w.sync();
-      w.each(rows, kTileRows, pack);
-      w.sync();
+  const auto pack = [&](const Packed& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t top = i / kTileRows * kTileRows, high = p.rows - top < kTileRows ? p.rows - top : kTileRows;
+      const float* from = x(p.first + i);
+      X* to = reinterpret_cast<X*>(p.memory) + top * width + (i - top) * D::kStep;
+      for (int64_t j = 0; j < k; j += D::kStep)
+        D::pack(from + j, static_cast<int>(k - j < D::kStep ? k - j : D::kStep), to + j * high);
     }
-    multiply<D>(w, rows, n, k, panels, weight, ldw,
-                [&](int64_t i, int64_t c, int64_t count, const float* sums) { done(first + i, c, count, sums); });
-  }
+  };
+  each_pack(w, m, kTileRows, width * sizeof(X), pack, [&](const Packed& p) {
+    multiply<D>(w, p.rows, n, k, reinterpret_cast<const X*>(p.memory), weight, ldw,
+                [&](int64_t i, int64_t c, int64_t count, const float* sums) { done(p.first + i, c, count, sums); });
+  });
 }
 
 }  // namespace vlm::SIMD
