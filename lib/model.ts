@@ -16,7 +16,6 @@ import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
 import { reporting } from './progress.ts';
-import type { Quantised } from './quantised.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
@@ -48,7 +47,7 @@ export interface LoadOptions {
    * The dtype of the weights of products; `auto` keeps what the checkpoint stores. int8 and int4 (docs/quantization.md) are made
    * while reading, and for the CPU.
    */
-  dtype?: 'auto' | 'f32' | 'bf16' | 'f16' | Quantised;
+  dtype?: 'auto' | 'f32' | 'bf16' | 'f16' | 'int8' | 'int4';
   /** CPU threads; by default one for each physical core. */
   threads?: number;
   /** Texts that are worked on at the same time, 1 to 256; 64 by default. */
