@@ -1,18 +1,8 @@
-import { cpus } from 'node:os';
-import { native } from '../lib/binding.ts';
 import type { Device, Program, RunInput } from '../lib/device.ts';
-import { devices } from '../lib/devices.ts';
 import { Graph } from '../lib/program.ts';
 import { type Dtype, type Tensor, tensorOf } from '../lib/tensor.ts';
 
-/** The machine in one line, for every table of results. */
-export const machine = (device: { name: string; threads: number }): string => {
-  const gpu = device.name === 'cpu' ? undefined : devices().find(({ name }) => name === device.name);
-  const what = gpu
-    ? `${gpu.description}, compute capability ${gpu.computeCapability}`
-    : `${cpus()[0]?.model ?? 'unknown processor'}, ${native().machine().isa}, ${device.threads} threads`;
-  return `${what}, Node ${process.versions.node}`;
-};
+export { machine } from '../lib/cli/machine.ts';
 
 export interface Row {
   name: string;

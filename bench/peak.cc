@@ -1,5 +1,6 @@
-// What this machine can do, for the line above a table: multiply-adds in f32 and bf16 that never leave the registers, and
-// reading memory that no cache holds. Built and run by peak.ts; prints {"f32":…,"bf16":…,"read":…} in GFLOP/s and GB/s.
+// What this machine can do, for the line above a table: multiply-adds in f32, bf16 and int8 that never leave the registers,
+// and reading memory that no cache holds. Built and run by peak.ts; prints {"f32":…,"bf16":…,"int8":…,"read":…} in 10⁹
+// operations and GB a second.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -7,7 +8,7 @@
 #include <cstring>
 #include <thread>
 #include <vector>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -86,12 +87,28 @@ void multiply_bf16(int) {
 }
 #endif
 
+#ifdef __AVX512VNNI__
+void multiply_int8(int) {
+  __m512i sums[kSums], x = _mm512_set1_epi8(1);
+  for (__m512i& s : sums) s = x;
+  hide(x);
+  for (long i = 0; i < kSteps; i++) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kSums; j++) sums[j] = _mm512_dpbusd_epi32(sums[j], x, x);
+  }
+  hide(sums);
+}
+#endif
+
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const double f32 = 2.0 * threads * kSteps * kSums * (kBytes / 4) / seconds(threads, multiply_f32) / 1e9;
-  double bf16 = 0;
+  double bf16 = 0, int8 = 0;
 #ifdef __AVX512BF16__
   bf16 = 2.0 * threads * kSteps * kSums * 32 / seconds(threads, multiply_bf16) / 1e9;
+#endif
+#ifdef __AVX512VNNI__
+  int8 = 2.0 * threads * kSteps * kSums * 64 / seconds(threads, multiply_int8) / 1e9;
 #endif
   const size_t vectors = (size_t{512} << 20) / kBytes, part = vectors / threads / 8 * 8;
   V* data = static_cast<V*>(std::aligned_alloc(64, vectors * kBytes));
@@ -107,6 +124,7 @@ int main(int argc, char** argv) {
     }
     hide(sums);
   });
-  std::printf("{\"f32\":%.0f,\"bf16\":%.0f,\"read\":%.1f}\n", f32, bf16, part * threads * kBytes / read / 1e9);
+  std::printf("{\"f32\":%.0f,\"bf16\":%.0f,\"int8\":%.0f,\"read\":%.1f}\n", f32, bf16, int8,
+              part * threads * kBytes / read / 1e9);
   std::free(data);
 }

@@ -1,5 +1,5 @@
 /**
- * npm run bench -- [WORDS…] [--device cpu|cuda] [--threads N] [--json FILE]
+ * npm run bench -- [WORDS…] [--device cpu|cuda] [--threads N] [--json FILE] [--svg FILE]
  *
  * On the CPU runs bench/ops/*.bench.ts (those whose name holds one of the words), on a GPU the kernel table of
  * bench/cuda/kernels.ts (those of its rows), and prints a table under a line that names the machine.
@@ -8,15 +8,49 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
+import { chart, type Panel } from '../lib/cli/chart.ts';
 import type { Device } from '../lib/device.ts';
 import { checkDeviceName, openDevice } from '../lib/devices.ts';
 import { machine, type Row } from './kit.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { threads: { type: 'string' }, device: { type: 'string', default: 'cpu' }, json: { type: 'string' } },
+  options: {
+    threads: { type: 'string' },
+    device: { type: 'string', default: 'cpu' },
+    json: { type: 'string' },
+    svg: { type: 'string' },
+  },
 });
 checkDeviceName(values.device);
+
+const LIMIT = 'limit: ';
+
+type Unit = 'gflops' | 'gbps';
+const UNITS = {
+  gflops: { title: 'Operations', unit: 'GFLOP/s', other: 'gbps' },
+  gbps: { title: 'Bytes', unit: 'GB/s', other: 'gflops' },
+} as const;
+
+/** Each op under the limit, measured in the same run, that it comes nearer to. */
+function panels(rows: readonly Row[]): Panel[] {
+  const best = (unit: Unit) =>
+    rows.filter(({ name }) => name.startsWith(LIMIT)).sort((a, b) => (b[unit] ?? 0) - (a[unit] ?? 0))[0];
+  const share = (row: Row, unit: Unit) => (row[unit] ?? 0) / (best(unit)?.[unit] ?? 1);
+  return Object.entries(UNITS)
+    .map(([key, { title, unit, other }]): Panel => {
+      const of = key as Unit;
+      const limit = best(of);
+      const bound = rows.filter((row) => !row.name.startsWith(LIMIT) && row[of] && share(row, of) >= share(row, other));
+      return {
+        title,
+        unit,
+        bars: bound.map((row) => ({ label: row.name, value: row[of]! })),
+        ...(limit?.[of] && { limit: { label: limit.name.slice(LIMIT.length), value: limit[of] } }),
+      };
+    })
+    .filter(({ bars }) => bars.length > 0);
+}
 
 /** The rows of every op's bench on the CPU. */
 async function* ops(device: Device): AsyncGenerator<Row> {
@@ -62,3 +96,4 @@ for await (const row of all) {
 }
 await device.dispose();
 if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: head, rows }, null, 2)}\n`);
+if (values.svg) writeFileSync(values.svg, chart('vl-mamba: kernels', head, panels(rows)));

@@ -5,22 +5,29 @@ import type { ReadPrompt, Runtime, WriteRequest } from './runtime.ts';
 import { logprobOf } from './sequence.ts';
 import type { Message } from './text/prompt.ts';
 
+/** What `model.score` reads, once, and what may follow it. */
 export interface ScoreOptions {
+  /** An author's text, with `<image>` for each picture; or else `messages`. */
   prompt?: string;
+  /** A conversation; the chat template writes what the model reads. */
   messages?: readonly Message[];
+  /** The pictures, in the order of their places. */
   images?: readonly ImageInput[];
   /** Texts that may follow, 1 to 1024; with their blanks, as in " yes". */
   choices: readonly string[];
+  /** Ends the work; the call rejects with its reason. */
   signal?: AbortSignal;
 }
 
+/** How likely one of several texts is. */
 export interface Score {
+  /** The text, as it was given. */
   choice: string;
-  /** Its length. */
+  /** Its length in tokens. */
   tokens: number;
   /** Natural log-probability of the choice's tokens after the prompt. */
   logprob: number;
-  /** The choice's share of the probability of all choices. */
+  /** The choice's share of the probability of all choices, 0 to 1. */
   share: number;
 }
 

@@ -69,6 +69,7 @@ export interface Native {
     segments: Float64Array,
     buffers: NativeBuffer[],
     token: NativeToken | null,
+    threads: number,
   ): Promise<void>;
   compile(device: NativeDevice, words: Int32Array, buffers: NativeBuffer[]): Promise<NativeProgram>;
   drop(program: NativeProgram): void;
@@ -104,6 +105,10 @@ const BUILD_YOURSELF =
   'build it: `npm install` in a clone of the repository (it needs a C++20 compiler, make and python3), then ' +
   '`npm install FOLDER_OF_THE_CLONE` here';
 
+const OTHER_LIBC =
+  'Those of this platform are linked with another C library than the one here (.glibc: Debian, Ubuntu, Red Hat; .musl: Alpine). ' +
+  'Use a system or a container with that one, such as node:22-slim in the place of node:22-alpine, or ';
+
 /** Loads the addon the first time it is needed: a build of this clone, else the prebuilt one for this platform. */
 export function native(): Native {
   if (loaded) return loaded;
@@ -119,7 +124,7 @@ export function native(): Native {
     const found = prebuilt(root);
     const fix =
       found.length > 0
-        ? `There is ${found.join(', ')}. For this platform, ${BUILD_YOURSELF}.`
+        ? `There is ${found.join(', ')}. ${found.some((name) => name.startsWith(`${platform}/`)) ? OTHER_LIBC : 'For this platform, '}${BUILD_YOURSELF}.`
         : 'There is none for any platform. In a clone, type `npm run build`; installed, `npm install vl-mamba` again; with a ' +
           'bundler, mark vl-mamba as external, so that it stays in node_modules.';
     throw new VLMambaError(

@@ -6,9 +6,11 @@ import type { SamplingOptions } from './sampling.ts';
 import { newSession, type Session } from './session.ts';
 import type { Message } from './text/prompt.ts';
 
+/** What goes with a turn of a conversation, besides its text. */
 export interface SayOptions extends SamplingOptions {
   /** Pictures that come before the text. */
   images?: readonly ImageInput[];
+  /** Ends the turn, which rejects with its reason; the conversation stays as it was. */
   signal?: AbortSignal;
 }
 
@@ -59,6 +61,7 @@ export class Chat {
     await this.reset();
   }
 
+  /** `dispose`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

@@ -1,7 +1,7 @@
 import { type NativeBuffer, type NativeDevice, type NativeProgram, type NativeToken, native } from './binding.ts';
 import { rangeError, show, typeError, VLMambaError } from './errors.ts';
 import type { Graph } from './program.ts';
-import { type Dtype, dtypeBytes, numel, type Storage, type Tensor } from './tensor.ts';
+import { type Dtype, dtypeBytes, dtypes, numel, type Storage, type Tensor } from './tensor.ts';
 
 /** Native errors say `code`, `message` and, inside a program, `step`: they come back here on the caller's stack. */
 async function onStack<T>(promise: Promise<T>, graph?: Graph): Promise<T> {
@@ -66,8 +66,9 @@ export class CancelToken {
   }
 }
 
-export type RunInput = Float32Array | Int32Array | Uint8Array | Uint16Array;
-export type RunOutput = Float32Array | Int32Array | Uint8Array | Uint16Array;
+/** Elements as f32, i32, u8, i8, or 16 bits of a float each. */
+export type RunInput = Float32Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
+export type RunOutput = RunInput;
 
 const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   f32: Float32Array,
@@ -75,10 +76,13 @@ const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   bf16: Uint16Array,
   i32: Int32Array,
   u8: Uint8Array,
+  i8: Int8Array,
 };
 
 /** What a step of a program took. */
+/** What one step of a program took. */
 export interface StepProfile {
+  /** The name of its op. */
   op: string;
   /** Milliseconds. */
   ms: number;
@@ -155,6 +159,8 @@ export class Program {
 
 /** A piece of a file and where it goes; see native/load.h. */
 export interface LoadSegment {
+  /** Of the tensor, for messages. */
+  name: string;
   /** Bytes from the start of the file. */
   offset: number;
   elements: number;
@@ -165,7 +171,13 @@ export interface LoadSegment {
   buffer: DeviceBuffer;
   /** Bytes from the start of the buffer. */
   at: number;
+  /** What the numbers have to be, where they are read as stored: the parts of a quantised matrix. */
+  rule?: (typeof rules)[number];
+  /** Where floats become i8 or u8: the length of a row, and where scales and grids go, in bytes from the start of the buffer. */
+  scales?: { columns: number; at: number; gridAt: number };
 }
+
+const rules = ['any', 'weights', 'scales', 'grids'] as const;
 
 export interface FileIdentity {
   dev: bigint;
@@ -173,8 +185,6 @@ export interface FileIdentity {
   size: bigint;
   mtimeNs: bigint;
 }
-
-const loadDtypes: readonly Dtype[] = ['f32', 'f16', 'bf16'];
 
 export interface DeviceOptions {
   /** `cpu`, the default, or `cuda:N`, the GPU of that number. */
@@ -245,7 +255,7 @@ export class Device {
   }
 
   /** Reads pieces of a file whose header was read before; fails when it isn't the same file any more. */
-  load(
+  async load(
     path: string,
     { dev, ino, size, mtimeNs }: FileIdentity,
     segments: LoadSegment[],
@@ -255,16 +265,27 @@ export class Device {
     const words = segments.flatMap((s) => [
       s.offset,
       s.elements,
-      loadDtypes.indexOf(s.from),
-      loadDtypes.indexOf(s.to),
+      dtypes.indexOf(s.from),
+      dtypes.indexOf(s.to),
       s.transform === 'neg_exp' ? 1 : 0,
       buffers.indexOf(s.buffer),
       s.at,
+      rules.indexOf(s.rule ?? 'any'),
+      s.scales?.columns ?? 0,
+      s.scales?.at ?? 0,
+      s.scales?.gridAt ?? 0,
     ]);
     const handles = buffers.map((buffer) => buffer.handle);
     const identity = BigInt64Array.of(dev, ino, size, mtimeNs);
-    return onStack(
-      native().load(this.handle, path, identity, Float64Array.from(words), handles, token?.handle ?? null),
+    const numbers = Float64Array.from(words);
+    await onStack(
+      native()
+        .load(this.handle, path, identity, numbers, handles, token?.handle ?? null, this.threads)
+        .catch((error) => {
+          if (error.step !== undefined)
+            error.message = `${path}: tensor ${show(segments[error.step]!.name, 200)} ${error.message}`;
+          throw error;
+        }),
     );
   }
 

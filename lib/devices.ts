@@ -5,12 +5,15 @@ import { rangeError, show, type VLMambaError } from './errors.ts';
 
 /** A device that `load` knows: usable, or with the reason why not. */
 export interface DeviceInfo {
+  /** `cpu`, `cuda:N`, or `cuda` where there is none. */
   name: string;
+  /** Whether `load` can use it. */
   available: boolean;
   /** The processor or the GPU, or why the device can't be used. */
   description: string;
   /** The instruction set of the CPU's kernels. */
   isa?: string;
+  /** CPU threads that are used unless `threads` says otherwise. */
   threads?: number;
   /** Of a GPU: its compute capability, e.g. 9.0. */
   computeCapability?: string;

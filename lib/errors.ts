@@ -2,6 +2,7 @@
 export interface ErrorDetails {
   /** Plain data about the failure: names, shapes, offsets, limits. */
   details?: Record<string, unknown>;
+  /** The error behind it. */
   cause?: unknown;
 }
 
@@ -10,7 +11,9 @@ export interface ErrorDetails {
  * tensor, argument or option, what was expected, what was found, and the fix where there is one.
  */
 export class VLMambaError extends Error {
+  /** One of ERRORS.md, e.g. `ERR_CKPT_MISSING`. */
   readonly code: string;
+  /** Plain data about the failure: names, shapes, offsets, limits. */
   readonly details: Record<string, unknown>;
 
   constructor(code: string, message: string, { details = {}, cause }: ErrorDetails = {}) {

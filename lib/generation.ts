@@ -1,11 +1,13 @@
 /** Why a text ended: a stop token or string, the number of tokens asked for, or a reader who left. */
 export type FinishReason = 'stop' | 'length' | 'abort';
 
+/** What was read and written, in tokens. */
 export interface Usage {
   /** Tokens of text in the prompt. */
   promptTokens: number;
   /** Rows of pictures in the prompt. */
   imageTokens: number;
+  /** Tokens that were written, those of all choices together. */
   completionTokens: number;
 }
 
@@ -21,6 +23,7 @@ export interface Timings {
   firstToken: number;
   /** All tokens after the first. */
   decode: number;
+  /** From the call to the end. */
   total: number;
   /** Tokens after the first, by the time they took. */
   tokensPerSecond: number;
@@ -28,19 +31,27 @@ export interface Timings {
 
 /** One of several texts that were written after the same prompt. */
 export interface Choice {
+  /** What was written. */
   text: string;
+  /** Its ids, without the one that ended it. */
   tokens: number[];
+  /** Why it ended. */
   finishReason: FinishReason;
   /** Natural log-probability of all its tokens, the one that ended it included. */
   logprob: number;
 }
 
+/** A text that has been written. */
 export interface GenerateResult {
+  /** What was written, without the prompt and without the stop string. */
   text: string;
   /** Ids, without the one that ended the text. */
   tokens: number[];
+  /** Why it ended. */
   finishReason: FinishReason;
+  /** Tokens read and written. */
   usage: Usage;
+  /** Milliseconds of its parts. */
   timings: Timings;
   /** With `n` above 1: all of them, the likeliest for its length first. Its text and tokens are those of the result. */
   choices?: Choice[];
@@ -60,6 +71,7 @@ export class Generation implements AsyncIterable<string>, PromiseLike<GenerateRe
   #done = false;
   #wake: () => void = () => {};
 
+  /** @internal */
   constructor(produce: Producer) {
     const emit = (text: string) => {
       this.#text += text;
@@ -73,6 +85,7 @@ export class Generation implements AsyncIterable<string>, PromiseLike<GenerateRe
     this.#result.catch(() => {});
   }
 
+  /** As a promise's: what `await` calls. */
   // biome-ignore lint/suspicious/noThenProperty: a generation is awaited for its result
   then<A = GenerateResult, B = never>(
     fulfilled?: ((result: GenerateResult) => A | PromiseLike<A>) | null,
@@ -81,10 +94,12 @@ export class Generation implements AsyncIterable<string>, PromiseLike<GenerateRe
     return this.#result.then(fulfilled, rejected);
   }
 
+  /** As a promise's: for a text that failed. */
   catch<B = never>(rejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<GenerateResult | B> {
     return this.#result.catch(rejected);
   }
 
+  /** As a promise's: when the text is written or has failed. */
   finally(settled?: (() => void) | null): Promise<GenerateResult> {
     return this.#result.finally(settled);
   }

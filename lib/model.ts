@@ -4,7 +4,7 @@ import { Chat } from './chat.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig, readGenerationConfig } from './checkpoint/config.ts';
 import { fingerprint } from './checkpoint/fingerprint.ts';
-import { CancelToken, type Device, type DeviceOptions, type StepProfile } from './device.ts';
+import { CancelToken, type Device, type StepProfile } from './device.ts';
 import { checkDeviceName, type DeviceName, onDevice } from './devices.ts';
 import { Engine } from './engine.ts';
 import { checkSignal, rangeError, show, typeError, VLMambaError } from './errors.ts';
@@ -16,6 +16,7 @@ import { readPreprocessConfig } from './image/config.ts';
 import type { ImageInput } from './image/preprocess.ts';
 import { unread, vlMambaParams } from './models/vl_mamba.ts';
 import { reporting } from './progress.ts';
+import type { Quantised } from './quantised.ts';
 import { checkCount, type ReadPrompt, Runtime } from './runtime.ts';
 import { resolveSampling, type SamplingOptions } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
@@ -24,45 +25,59 @@ import { decodeSnapshot } from './snapshot.ts';
 import { readChatTemplate } from './text/chat_template.ts';
 import { fromMessages, fromPrompt, type Message } from './text/prompt.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
-import { loadWeights, planWeights } from './weights.ts';
+import { checkWeightDtype, loadWeights, planWeights, quantisedAsked } from './weights.ts';
 
+/** How far the reading of weights is. */
 export interface ReadProgress {
+  /** Tells it from a download, which comes before. */
   phase: 'read';
   /** Bytes of weights. */
   loaded: number;
+  /** Bytes of all of them. */
   total: number;
 }
 
 /** A model of the hub is downloaded, where it is not here already; then its weights are read. */
 export type LoadProgress = DownloadProgress | ReadProgress;
 
+/** How a model is loaded. */
 export interface LoadOptions {
   /** `auto` takes the first GPU that can be used and has room for the model, else the CPU. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
-  /** The dtype of the weights of products; `auto` keeps what the checkpoint stores. */
-  dtype?: 'auto' | 'f32' | 'bf16' | 'f16';
+  /**
+   * The dtype of the weights of products; `auto` keeps what the checkpoint stores. int8 and int4 (docs/quantization.md) are made
+   * while reading, and for the CPU.
+   */
+  dtype?: 'auto' | 'f32' | 'bf16' | 'f16' | Quantised;
   /** CPU threads; by default one for each physical core. */
   threads?: number;
   /** Texts that are worked on at the same time, 1 to 256; 64 by default. */
   maxBatch?: number;
   /** Texts that may wait for that, 0 to 65536; 1024 by default. One more fails with ERR_QUEUE_FULL. */
   maxQueue?: number;
-  /** For debugging kernels on a GPU: see {@link DeviceOptions}. */
+  /** For debugging on a GPU: false launches every step by itself instead of replaying the program as one graph. */
   graph?: boolean;
+  /** For debugging on a GPU: repeats every step on the CPU and fails at the first that differs (ERR_VERIFY). */
   verify?: boolean;
+  /** Ends the loading, which rejects with its reason. */
   signal?: AbortSignal;
-  /** What it throws ends the load. */
+  /** Told up to twenty times a second; what it throws ends the loading. */
   onProgress?: (progress: LoadProgress) => void;
 }
 
 /** What a prompt is made of: an author's string with `<image>` marks, or the messages of a conversation. */
 export interface PromptOptions {
+  /** An author's text, with `<image>` for each picture; or else `messages`. */
   prompt?: string;
+  /** A conversation; the chat template writes what the model reads. Its text is data. */
   messages?: readonly Message[];
+  /** The pictures, in the order of their places. */
   images?: readonly ImageInput[];
+  /** Ends the work; the call rejects with its reason. */
   signal?: AbortSignal;
 }
 
+/** What is read, and how the answer is drawn. */
 export interface GenerateOptions extends PromptOptions, SamplingOptions {
   /** Write this many texts, 1 to 128, and give the likeliest for its length. */
   n?: number;
@@ -72,6 +87,7 @@ const MAX_N = 128;
 
 /** A model in memory: made by {@link load}. */
 export class Model {
+  /** Its config.json, with defaults for what is absent. */
   readonly config: ModelConfig;
   /** Things about the checkpoint that are odd and did not stop it from loading. */
   readonly warnings: readonly string[];
@@ -100,6 +116,7 @@ export class Model {
     return this.#runtime.parts.engine.loaded.bytes;
   }
 
+  /** Numbers that the weights have. */
   get parameters(): number {
     return this.#runtime.parts.engine.loaded.parameters;
   }
@@ -236,6 +253,7 @@ export class Model {
     return this.#runtime.parts.tokenizer.encode(text);
   }
 
+  /** The text of ids. @throws RangeError ERR_TOK_ID for one that has no row */
   detokenize(ids: readonly number[]): string {
     return this.#runtime.parts.tokenizer.decode(ids);
   }
@@ -259,6 +277,7 @@ export class Model {
     return this.#runtime.dispose();
   }
 
+  /** `dispose`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
@@ -277,8 +296,8 @@ export class Model {
 }
 
 /**
- * Loads a checkpoint folder (contract.md §1), or a model of the hub: `org/name` or `org/name@revision`, where there is no such
- * folder.
+ * Loads a checkpoint folder; where there is no such folder, a model of the hub (`org/name` or `org/name@revision`), or the one in
+ * the package (`demo`).
  *
  * @throws VLMambaError with the code of what is wrong: ERR_HUB_…, ERR_CKPT_…, ERR_ST_…, ERR_SHARD_…, ERR_CFG_…, ERR_TOK_…,
  *   ERR_CUDA_UNAVAILABLE, ERR_OUT_OF_MEMORY; a TypeError or RangeError with ERR_ARG_… for an argument; the signal's reason
@@ -314,7 +333,8 @@ export async function load(
   const preprocess = config.vision && (await readPreprocessConfig(path, config.vision.imageSize));
   const plan = planWeights(checkpoint, vlMambaParams(config), unread);
   const total = [...plan.stored.values()].reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const print = fingerprint(checkpoint, config, signal);
+  const kept = checkWeightDtype(plan, dtype === 'auto' ? null : dtype, path);
+  const print = fingerprint(checkpoint, config, { quantised: quantisedAsked(kept), signal });
   print.catch(() => {});
   const fill = async (device: Device): Promise<Engine> => {
     let read: CancelToken | undefined;
@@ -324,7 +344,7 @@ export async function load(
       const token = new CancelToken(any);
       read = token;
       try {
-        return await loadWeights(device, plan, { dtype: dtype === 'auto' ? null : dtype, token });
+        return await loadWeights(device, plan, { dtype: kept, token });
       } finally {
         token.release();
       }
@@ -344,7 +364,9 @@ export async function load(
       ...defaults.warnings,
       ...tokenizer.warnings,
     ];
-    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, fingerprint: await print };
+    const { quantised } = engine.loaded;
+    const identity = { fingerprint: await print, quantised };
+    const parts = { config, engine, scheduler, tokenizer, template, preprocess, defaults, ...identity };
     return new Model(new Runtime(parts), [...warnings, ...passedOver]);
   } catch (error) {
     await engine.dispose();
@@ -357,8 +379,11 @@ function checkLoadOptions(model: unknown, device: unknown, dtype: unknown): void
   if (typeof model !== 'string' || model === '')
     throw typeError('ERR_ARG_TYPE', `a model is a checkpoint folder or org/name, got ${show(model)}`);
   checkDeviceName(device);
-  if (!['auto', 'f32', 'bf16', 'f16'].includes(dtype as string))
-    throw rangeError('ERR_ARG_DTYPE', `dtype must be 'auto', 'f32', 'bf16' or 'f16', got ${show(dtype)}`);
+  if (!['auto', 'f32', 'bf16', 'f16', 'int8', 'int4'].includes(dtype as string))
+    throw rangeError(
+      'ERR_ARG_DTYPE',
+      `dtype must be 'auto', 'f32', 'bf16', 'f16', 'int8' or 'int4', got ${show(dtype)}`,
+    );
 }
 
 function checkWhole(name: string, value: unknown, least: number, most: number): void {
@@ -369,7 +394,11 @@ function checkWhole(name: string, value: unknown, least: number, most: number): 
 /** @internal */
 export async function checkFolder(path: string): Promise<void> {
   const found = await stat(path).catch((cause) => {
-    throw new VLMambaError('ERR_CKPT_NOT_FOUND', `${path}: no such folder`, { cause });
+    throw new VLMambaError(
+      'ERR_CKPT_NOT_FOUND',
+      `${path}: no such folder; a model is a folder that holds config.json, org/name on the hub, or demo`,
+      { cause },
+    );
   });
   if (!found.isDirectory())
     throw new VLMambaError(

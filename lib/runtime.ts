@@ -7,6 +7,7 @@ import type { GenerateResult } from './generation.ts';
 import { abortable } from './image/async.ts';
 import { type ImageInput, type PreprocessConfig, pixels } from './image/preprocess.ts';
 import { resizeOn } from './image/resize.ts';
+import type { Quantised } from './quantised.ts';
 import type { Sampling } from './sampling.ts';
 import type { Scheduler } from './scheduler.ts';
 import { type Memory, Sequence, Written } from './sequence.ts';
@@ -57,6 +58,7 @@ export interface Parts {
   preprocess: PreprocessConfig | null;
   defaults: GenerationConfig;
   fingerprint: string;
+  quantised: Quantised | null;
 }
 
 const MAX_IMAGES = 16;

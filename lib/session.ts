@@ -18,14 +18,20 @@ import { IMAGE_MARK } from './text/tokenizer_file.ts';
 export interface AppendOptions {
   /** Pictures without a mark in the text come before it. */
   text?: string;
+  /** Messages that follow those that were read. */
   messages?: readonly Message[];
+  /** The pictures, in the order of their places. */
   images?: readonly ImageInput[];
+  /** Ends the call, which rejects with its reason; the session stays as it was. */
   signal?: AbortSignal;
 }
 
+/** What a session reads before it writes, and how it draws. */
 export interface SessionGenerateOptions extends AppendOptions, SamplingOptions {}
 
+/** How an answer about a picture is drawn. */
 export interface QuestionOptions extends SamplingOptions {
+  /** Ends the answer, which rejects with its reason. */
   signal?: AbortSignal;
 }
 
@@ -49,6 +55,7 @@ export class Mark {
     this.saved.release();
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -102,6 +109,7 @@ export class Session {
   readonly #gone = new AbortController();
   #turn: Promise<unknown> = Promise.resolve();
   #busy = 0;
+  /** What a snapshot was given as its label; empty for a new session. */
   readonly label: string;
 
   /** @internal */
@@ -239,13 +247,13 @@ export class Session {
   snapshot(options: SnapshotOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
     return this.#inTurn(async () => {
       const { dtype, label } = checkSnapshotOptions({ label: this.label, ...options });
-      const { engine, config, fingerprint } = this.#runtime.parts;
+      const { engine } = this.#runtime.parts;
       const own = this.#share();
       try {
         const { memory, conversation } = own;
         const floats = memory ? await engine.saveState(memory.slot) : new Float32Array(this.stateBytes / 4);
         const notes = memory?.notes ?? { position: 0, unread: new Int32Array(), seen: new Set<number>() };
-        return await encodeSnapshot({ floats, notes, conversation, label }, dtype, { config, fingerprint });
+        return await encodeSnapshot({ floats, notes, conversation, label }, dtype, this.#runtime.parts);
       } finally {
         own.release();
       }
@@ -260,6 +268,7 @@ export class Session {
     this.#saved.release();
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

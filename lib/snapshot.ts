@@ -2,6 +2,7 @@ import type { ModelConfig } from './checkpoint/config.ts';
 import { parseHeader, type SafetensorsHeader } from './checkpoint/safetensors.ts';
 import { rangeError, show, typeError, VLMambaError } from './errors.ts';
 import { inTurns } from './image/async.ts';
+import type { Quantised } from './quantised.ts';
 import type { Notes } from './sequence.ts';
 import type { Message } from './text/prompt.ts';
 
@@ -13,8 +14,10 @@ const CHECKSUM_KEY = '"checksum":"';
 /** Floats that are converted before others on the event loop get their turn. */
 const PIECE = 2 ** 19;
 
+/** How the state's numbers are kept in a snapshot. */
 export type SnapshotDtype = 'f32' | 'bf16';
 
+/** How a snapshot is taken. */
 export interface SnapshotOptions {
   /** f32 (the default) keeps every bit; bf16 takes half the bytes, and answers may differ (docs/sessions.md says how often). */
   dtype?: SnapshotDtype;
@@ -40,6 +43,8 @@ export interface SessionState {
 export interface SnapshotModel {
   config: ModelConfig;
   fingerprint: string;
+  /** What its weights are quantised to. */
+  quantised: Quantised | null;
 }
 
 interface Entry {
@@ -67,12 +72,12 @@ export function checkSnapshotOptions({ dtype = 'f32', label = '' }: SnapshotOpti
 
 /**
  * A session as a safetensors file: a tensor for each layer's convolution and scan state, and as metadata the format and its
- * version, SHA-256 over everything, the model's fingerprint, the number of tokens, and what else goes on from there.
+ * version, SHA-256 over everything, the model's fingerprint and, where its weights are quantised, to what, the number of tokens, and what else goes on from there.
  */
 export async function encodeSnapshot(
   { floats, notes, conversation, label }: SessionState,
   dtype: SnapshotDtype,
-  { config, fingerprint }: SnapshotModel,
+  { config, fingerprint, quantised }: SnapshotModel,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const width = dtype === 'f32' ? 4 : 2;
   const metadata = {
@@ -80,6 +85,7 @@ export async function encodeSnapshot(
     version: VERSION,
     checksum: NO_CHECKSUM,
     model: fingerprint,
+    ...(quantised && { weights: quantised }),
     dtype,
     tokens: String(notes.position + notes.unread.length),
     notes: JSON.stringify({ position: notes.position, unread: [...notes.unread], seen: [...notes.seen] }),
@@ -114,7 +120,7 @@ export async function encodeSnapshot(
  */
 export async function decodeSnapshot(
   given: Uint8Array | ArrayBuffer,
-  { config, fingerprint }: SnapshotModel,
+  { config, fingerprint, quantised }: SnapshotModel,
 ): Promise<SessionState> {
   if (!(given instanceof Uint8Array) && !(given instanceof ArrayBuffer))
     throw typeError('ERR_ARG_TYPE', `a snapshot must be a Uint8Array or an ArrayBuffer, got ${show(given)}`);
@@ -133,12 +139,18 @@ export async function decodeSnapshot(
   if ((await digest(bytes)) !== checksum)
     throw fail('ERR_SNAPSHOT_CHECKSUM', 'was changed after it was written: its checksum is not that of its bytes');
   const model = metadata.get('model');
-  if (model !== fingerprint)
+  if (model !== fingerprint) {
+    const weights = metadata.get('weights') ?? null;
+    const which =
+      weights === quantised
+        ? 'the checkpoint that it was taken of'
+        : `the checkpoint that it was taken of ${weights === null ? 'without quantising it' : `with dtype ${show(weights)}`}`;
     throw fail(
       'ERR_SNAPSHOT_MODEL',
-      `was taken of another model (${show(model?.slice(0, 12))}…) than this one ("${fingerprint.slice(0, 12)}…"): load the checkpoint that it was taken of`,
-      { expected: fingerprint, found: model },
+      `was taken of another model (${show(model?.slice(0, 12))}…) than this one ("${fingerprint.slice(0, 12)}…"): load ${which}`,
+      { expected: fingerprint, found: model, weights },
     );
+  }
   const entries = layout(config);
   const total = entries.reduce((sum, { floats }) => sum + floats, 0);
   const dtype = metadata.get('dtype');

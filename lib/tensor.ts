@@ -1,10 +1,12 @@
 import { rangeError } from './errors.ts';
 
 /** Element types, in the order of native/step.h. */
-export const dtypes = ['f32', 'f16', 'bf16', 'i32', 'u8'] as const;
+export const dtypes = ['f32', 'f16', 'bf16', 'i32', 'u8', 'i8'] as const;
 export type Dtype = (typeof dtypes)[number];
 
-export const dtypeBytes = (dtype: Dtype): number => (dtype === 'u8' ? 1 : dtype === 'f16' || dtype === 'bf16' ? 2 : 4);
+const widths: Record<Dtype, number> = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1, i8: 1 };
+
+export const dtypeBytes = (dtype: Dtype): number => widths[dtype];
 
 /** Memory that tensors look at: a value of one program run, or a buffer on a device. Told apart by identity. */
 export interface Storage {

@@ -5,8 +5,8 @@
 namespace vlm {
 
 std::string shape(const TensorArg& t) {
-  static constexpr const char* names[] = {"f32", "f16", "bf16", "i32", "u8"};
-  std::ostringstream out;
+  static constexpr const char* names[] = {"f32", "f16", "bf16", "i32", "u8", "i8"};
+  std::ostringstream out(std::ios::out);
   out << names[static_cast<int>(t.dtype)] << " [";
   for (int i = 0; i < t.rank; i++) out << (i ? "," : "") << t.size[i];
   out << "]";
@@ -16,7 +16,8 @@ std::string shape(const TensorArg& t) {
 void check_given(const TensorArg& t, const char* name) { CHECK(t, name, " is required"); }
 
 void check_dtype(const TensorArg& t, const char* name, Dtype dtype) {
-  CHECK(t.dtype == dtype, name, " must be ", shape({.dtype = dtype}).substr(0, 4), ", got ", shape(t));
+  const std::string wanted = shape({.dtype = dtype});
+  CHECK(t.dtype == dtype, name, " must be ", wanted.substr(0, wanted.find(' ')), ", got ", shape(t));
 }
 
 void check_size(const TensorArg& t, const char* name, std::initializer_list<int64_t> size) {
@@ -27,7 +28,7 @@ void check_size(const TensorArg& t, const char* name, std::initializer_list<int6
     i++;
   }
   if (same) return;
-  std::ostringstream want;
+  std::ostringstream want(std::ios::out);
   const char* comma = "";
   for (int64_t n : size) {
     want << comma << (n < 0 ? "*" : std::to_string(n));

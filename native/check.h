@@ -18,7 +18,7 @@ struct Error : std::exception {
 
 template <class... Parts>
 std::string text(const Parts&... parts) {
-  std::ostringstream out;
+  std::ostringstream out(std::ios::out);
   (out << ... << parts);
   return out.str();
 }

@@ -14,9 +14,15 @@
 
 namespace vlm {
 
-enum class Dtype : int32_t { f32, f16, bf16, i32, u8 };
-constexpr int kDtypes = 5;
-constexpr int64_t dtype_bytes(Dtype t) { return t == Dtype::u8 ? 1 : t == Dtype::f16 || t == Dtype::bf16 ? 2 : 4; }
+enum class Dtype : int32_t { f32, f16, bf16, i32, u8, i8 };
+constexpr int kDtypes = 6;
+constexpr int64_t dtype_bytes(Dtype t) {
+  return t == Dtype::u8 || t == Dtype::i8 ? 1 : t == Dtype::f16 || t == Dtype::bf16 ? 2 : 4;
+}
+
+// Weights in int8 and int4: this many neighbours of a row share a scale, and in int4 each of the groups a grid.
+constexpr int64_t kQuantBlock = 128, kQuantGroup = 32;
+constexpr int64_t quant_blocks(int64_t k) { return (k + kQuantBlock - 1) / kQuantBlock; }
 
 // The values of every `activation` attribute, in the order ops.def spells them.
 enum class Activation : int32_t { none, silu, gelu, gelu_pytorch_tanh, quick_gelu };

@@ -34,6 +34,21 @@ struct Worker {
     }
   }
 
+  // Calls f(i) for every i of [0, count) as each() does, in runs that get shorter: a thread reads most of its share of
+  // memory from end to end, and all threads end together.
+  template <class F>
+  void runs(int64_t count, F&& f) {
+    for (;;) {
+      int64_t begin = team.next.load(std::memory_order_relaxed), end;
+      do {
+        if (begin >= count) return;
+        const int64_t share = (count - begin) / (nth + 1);
+        end = begin + (share > 1 ? share : 1);
+      } while (!team.next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+      for (int64_t i = begin; i < end; i++) f(i);
+    }
+  }
+
   // Waits for the other threads: what they wrote before is visible after.
   void sync() { team.barrier(); }
 

@@ -1,9 +1,25 @@
-/** What a Linux binary asks of the machine it is loaded on, as readelf (binutils) prints it for any architecture. */
+/** What a binary asks of the machine it is loaded on; a Linux one as readelf (binutils) prints it for any architecture. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-const readelf = (flags: string, file: string): string =>
-  execFileSync('readelf', [flags, file], { encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' } });
+const ELF: Record<number, string> = { 62: 'linux-x64', 183: 'linux-arm64' };
+const MACH_O: Record<number, string> = { 16777223: 'darwin-x64', 16777228: 'darwin-arm64' };
+const PE: Record<number, string> = { 34404: 'win32-x64', 43620: 'win32-arm64' };
+
+/** The platform that a binary's header names, as Node spells it; undefined for any other file. */
+export function builtFor(file: string): string | undefined {
+  const bytes = readFileSync(file);
+  if (bytes.length < 64) return undefined;
+  if (bytes.readUInt32BE(0) === 0x7f454c46) return ELF[bytes.readUInt16LE(18)];
+  if (bytes.readUInt32LE(0) === 0xfeedfacf) return MACH_O[bytes.readUInt32LE(4)];
+  const at = bytes.readUInt32LE(60);
+  if (at + 6 <= bytes.length && bytes.toString('latin1', at, at + 4) === 'PE\0\0')
+    return PE[bytes.readUInt16LE(at + 4)];
+  return undefined;
+}
+
+const readelf = (...args: string[]): string =>
+  execFileSync('readelf', args, { encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' } });
 
 /** The libraries that the loader opens with it, and the folders it was told to look in. */
 export function dynamic(file: string): { needed: string[]; runPath: string[] } {
@@ -18,6 +34,17 @@ export function symbolVersions(file: string): Record<string, string> {
   for (const [, family, version] of readelf('-VW', file).matchAll(/Name: ([A-Z]+)_(\d[\d.]*)/g))
     if (!highest[family!] || newer(version!, highest[family!]!)) highest[family!] = version!;
   return highest;
+}
+
+/**
+ * Symbols that it needs and that no library it was linked with has: loading fails on them, unless the process brings them, as
+ * Node does those of Node-API.
+ */
+export function unresolved(file: string): string[] {
+  const undefinedGlobal = /\bGLOBAL\s+DEFAULT\s+UND\s+(\S+)/g;
+  return [...readelf('--dyn-syms', file, '-W').matchAll(undefinedGlobal)]
+    .map((match) => match[1]!)
+    .filter((name) => !name.includes('@') && !/^n(api|ode_api)_/.test(name));
 }
 
 /**

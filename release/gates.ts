@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join, relative, sep } from 'node:path';
-import { cudaArchitectures, dynamic, newer, symbolVersions } from './elf.ts';
+import { builtFor, cudaArchitectures, dynamic, newer, symbolVersions, unresolved } from './elf.ts';
 
 export interface Package {
   tarball: string;
@@ -18,9 +18,15 @@ export interface Package {
   root: string;
 }
 
-export interface Limits {
+/** Versions of the symbols of the C and C++ libraries, e.g. 2.28 and 3.4.25. */
+export interface SymbolLimits {
   glibc: string;
   glibcxx: string;
+}
+
+export interface Limits {
+  addon: SymbolLimits;
+  cudaLibrary: SymbolLimits;
   /** Platforms that have to be there, e.g. linux-x64. */
   platforms: string[];
   /** Compute capabilities that the CUDA library has to have machine code for, e.g. 90. */
@@ -133,18 +139,33 @@ function libraries(pack: Package): string {
   return [...seen].sort().join(', ') || 'no Linux binary';
 }
 
+function processors(pack: Package): string {
+  const binaries = prebuilds(pack);
+  none(
+    binaries.flatMap((file) => {
+      const [wanted, found] = [file.split('/')[1]!, builtFor(join(pack.folder, file))];
+      return found === wanted ? [] : [`${file} is for ${found ?? 'none that is known'}`];
+    }),
+    'binaries that are not for the platform of their folder',
+  );
+  return `${binaries.length} binaries are what their folders say`;
+}
+
 function symbols(pack: Package, limits: Limits): string {
   const found = linuxBinaries(pack).map((file) => {
-    const { GLIBC = '0', GLIBCXX = '0' } = symbolVersions(join(pack.folder, file));
-    for (const [family, version, limit] of [
-      ['GLIBC', GLIBC, limits.glibc],
-      ['GLIBCXX', GLIBCXX, limits.glibcxx],
+    const path = join(pack.folder, file);
+    const limit = file.endsWith('.node') ? limits.addon : limits.cudaLibrary;
+    const { GLIBC = '0', GLIBCXX = '0' } = symbolVersions(path);
+    for (const [family, version, highest] of [
+      ['GLIBC', GLIBC, limit.glibc],
+      ['GLIBCXX', GLIBCXX, limit.glibcxx],
     ] as const)
-      if (newer(version, limit))
+      if (newer(version, highest))
         throw new Error(
-          `${file} needs ${family}_${version}, at most ${limit} is allowed: build where the C library is older ` +
-            '(.github/workflows/release.yml does, in a manylinux container)',
+          `${file} needs ${family}_${version}, at most ${highest} is allowed: build where the C library is older, as ` +
+            '`npm run release:prebuild` does (release/sysroot.ts), or name an older version in release/symbol_versions.h',
         );
+    none(unresolved(path), `${file} needs symbols that no library has`);
     return `${relative('prebuilds', file).replaceAll(sep, '/')}: GLIBC_${GLIBC}, GLIBCXX_${GLIBCXX}`;
   });
   return found.join('; ') || 'no Linux binary';
@@ -187,6 +208,7 @@ export const gates: [name: string, gate: Gate][] = [
   ['contents', contents],
   ['no install script', noScripts],
   ['dependencies', dependencies],
+  ['processors', processors],
   ['libraries', libraries],
   ['symbol versions', symbols],
   ['GPUs', cuda],

@@ -1,12 +1,13 @@
 /**
  * npm run release:pack [-- --built | --as-is] [--require linux-x64,…] [--cuda 80,…] [--glibc 2.28] [--glibcxx 3.4.25]
  *
- * The tarball that is published, vl-mamba-<version>.tgz, and the gates it has to pass (gates.ts). It builds prebuilds/ for this
- * machine and dist/ first: --built takes the addon of build/Release, --as-is takes prebuilds/ and dist/ as they lie there,
- * which is how a release puts the platforms of several machines together. --require names platforms that must be in it,
- * --cuda the compute capabilities of its CUDA library; --glibc and --glibcxx bound the symbol versions of its Linux binaries.
- * Their defaults are what Debian 12's compiler makes of these sources: it has no older C library to link against, and a
- * static libstdc++ or libgcc asks for a newer one (arc4random of 2.36, _dl_find_object of 2.35).
+ * The tarball that is published, vl-mamba-<version>.tgz, and the gates it has to pass (gates.ts). It builds prebuilds/ and dist/
+ * first: for this machine, and on Linux for the other processor where its cross compiler is there. --built takes the addon of
+ * build/Release and builds no other; --as-is takes prebuilds/ and dist/ as they lie there, which is how a release puts the
+ * platforms of several machines together. --require names platforms that must be in it, --cuda the compute capabilities of its
+ * CUDA library. --glibc and --glibcxx bound the symbol versions of its Linux addons: 2.28 is what Node's own binaries ask for,
+ * 3.4.25 is the libstdc++ of the systems with that C library. --cuda-glibc and --cuda-glibcxx bound those of the CUDA library:
+ * its defaults are what Debian 12's compiler makes of it.
  */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -14,6 +15,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { gates, type Limits, listFiles, type Package } from './gates.ts';
+import { hasCompiler, tool } from './sysroot.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values } = parseArgs({
@@ -22,13 +24,15 @@ const { values } = parseArgs({
     'as-is': { type: 'boolean', default: false },
     require: { type: 'string', default: '' },
     cuda: { type: 'string', default: '' },
-    glibc: { type: 'string', default: '2.34' },
-    glibcxx: { type: 'string', default: '3.4.30' },
+    glibc: { type: 'string', default: '2.28' },
+    glibcxx: { type: 'string', default: '3.4.25' },
+    'cuda-glibc': { type: 'string', default: '2.34' },
+    'cuda-glibcxx': { type: 'string', default: '3.4.30' },
   },
 });
 const limits: Limits = {
-  glibc: values.glibc,
-  glibcxx: values.glibcxx,
+  addon: { glibc: values.glibc, glibcxx: values.glibcxx },
+  cudaLibrary: { glibc: values['cuda-glibc'], glibcxx: values['cuda-glibcxx'] },
   platforms: values.require.split(',').filter(Boolean),
   cuda: values.cuda.split(',').filter(Boolean).map(Number.parseFloat),
 };
@@ -51,6 +55,11 @@ const pack = (cwd: string, ...args: string[]) =>
 
 if (!values['as-is']) {
   npm(root, 'run', 'release:prebuild', ...(values.built ? ['--', '--built'] : []));
+  if (process.platform === 'linux' && !values.built) {
+    const other = process.arch === 'x64' ? 'arm64' : 'x64';
+    if (hasCompiler(other)) npm(root, 'run', 'release:prebuild', '--', '--arch', other);
+    else console.log(`no linux-${other}: there is no ${tool(other, 'g++')} on PATH`);
+  }
   npm(root, 'run', 'build:js');
 }
 

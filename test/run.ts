@@ -1,7 +1,8 @@
 /**
- * npm test [-- WORDS…] [--device cpu|cuda]: runs every test/**\/*.test.ts (or those whose path holds one of the words), each
- * in a process of its own, so that a crash in native code fails one file and not the run. What holds on any device runs on
- * each: on a machine without a GPU its tests are counted as skipped. Ends with `N passed, N failed, N skipped`.
+ * npm test [-- WORDS…] [--device cpu|cuda] [--node COMMAND]: runs every test/**\/*.test.ts (or those whose path holds one of the
+ * words), each in a process of its own, so that a crash in native code fails one file and not the run. What holds on any device
+ * runs on each: on a machine without a GPU its tests are counted as skipped. --node takes another Node, an emulated one perhaps,
+ * which has to read TypeScript by itself; it loads the addon of prebuilds/. Ends with `N passed, N failed, N skipped`.
  */
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -14,8 +15,9 @@ import { devices } from '../lib/devices.ts';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { positionals: words, values } = parseArgs({
   allowPositionals: true,
-  options: { device: { type: 'string' } },
+  options: { device: { type: 'string' }, node: { type: 'string' } },
 });
+const [command, ...flags] = values.node?.split(' ') ?? [process.execPath, '--import', 'tsx'];
 
 /** What holds on every device. */
 const ANY_DEVICE = /^test\/(ops|sessions)\/|^test\/models\/(parity|demo)/;
@@ -45,9 +47,14 @@ interface Outcome {
 
 function runFile({ file, device }: Job): Promise<Outcome> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', file], {
+    const child = spawn(command!, [...flags, '--expose-gc', file], {
       cwd: root,
-      env: { ...process.env, FORCE_COLOR: '0', VL_MAMBA_TEST_DEVICE: device },
+      env: {
+        ...process.env,
+        FORCE_COLOR: '0',
+        VL_MAMBA_TEST_DEVICE: device,
+        ...(values.node ? { PREBUILDS_ONLY: '1', VL_MAMBA_TEST_EMULATED: '1' } : {}),
+      },
     });
     let output = '';
     child.stdout.on('data', (data) => (output += data));

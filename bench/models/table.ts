@@ -1,8 +1,10 @@
 /**
- * npx tsx bench/models/table.ts [--device cpu|cuda] [SIZES…]
+ * npx tsx bench/models/table.ts [--device cpu|cuda] [--llama FOLDER] [SIZES…]
  *
  * Whole models with random weights at public sizes (npm run random-checkpoint), by the device's own clock: a step of writing
- * for 1, 8 and 64 texts, reading a prompt, encoding a picture, the first token after a picture and a question, loading.
+ * for 1, 8 and 64 texts, reading a prompt, encoding a picture, the first token after a picture and a question, loading. The
+ * limits beside them are measured just before. With --llama, llama.cpp runs the same sizes on the same CPU: FOLDER is one in
+ * which `npm install node-llama-cpp` was run.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -13,10 +15,12 @@ import { openDevice } from '../../lib/devices.ts';
 import { load, type Model } from '../../lib/model.ts';
 import { copyBandwidth } from '../cuda/kit.ts';
 import { machine } from '../kit.ts';
+import { peak } from '../peak.ts';
+import { timeLlamaCpp } from './llama_cpp.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { device: { type: 'string', default: 'cuda' } },
+  options: { device: { type: 'string', default: 'cuda' }, llama: { type: 'string' } },
 });
 const sizes = positionals.length > 0 ? positionals : ['130m', '1.4b', 'siglip', 'clip', 'vl-2.8b'];
 /** In memory where there is room: what is measured is not a disk. */
@@ -26,19 +30,65 @@ const median = (list: number[]) => list.sort((a, b) => a - b)[list.length >> 1]!
 const line = (name: string, ms: number, more = '') =>
   console.log(`${name.padEnd(44)}${ms.toFixed(3).padStart(10)}  ${more}`);
 
-async function language(model: Model, bandwidth: number): Promise<void> {
+/** What the machine allows: bytes and operations of products a second. */
+interface Limits {
+  read: number;
+  multiply: number;
+}
+
+/** Operations a second that an H200's tensor cores reach in bf16. */
+const H200_MULTIPLY = 790e12;
+/** Seconds of a scan for each channel, state and position on a CPU's two threads: our aim of 20 ms for 1536 · 16 · 2048. */
+const CPU_SCAN = 0.02 / (1536 * 16 * 2048);
+
+async function limitsOf(device: string): Promise<Limits> {
+  const probe = await openDevice(device as 'cpu');
+  try {
+    if (probe.cuda) return { read: await copyBandwidth(probe), multiply: H200_MULTIPLY };
+    const rows = peak(probe.threads);
+    const best = (key: 'gbps' | 'gflops') => 1e9 * Math.max(...rows.map((row) => row[key] ?? 0));
+    return { read: best('gbps'), multiply: best('gflops') };
+  } finally {
+    await probe.dispose();
+  }
+}
+
+/** The least seconds for reading `length` positions: products at full speed, and on a CPU the scans at their aim. */
+function leastToRead({ config, device }: Model, length: number, { multiply }: Limits): number {
+  const { numHiddenLayers, hiddenSize: d, intermediateSize: e, stateSize: n, timeStepRank: r, vocabSize } = config.text;
+  const products = numHiddenLayers * (3 * d * e + e * (2 * r + 2 * n)) * length + d * vocabSize;
+  const scans = device.name === 'cpu' ? numHiddenLayers * e * n * length * CPU_SCAN : 0;
+  return (2 * products) / multiply + scans;
+}
+
+async function language(model: Model, limits: Limits): Promise<void> {
   const vision = model.config.vision ? await model.profile('picture') : undefined;
   const read = (steps: { ms: number; gbps: number }[]) => steps.reduce((sum, { ms, gbps }) => sum + ms * gbps * 1e6, 0);
+  const share = (least: number, ms: number) =>
+    vision ? '' : `, ${((1e5 * least) / ms).toFixed(0)} % of the limit ${(1000 * least).toFixed(2)}`;
   for (const batch of [1, 8, 64]) {
     const { ms, steps } = await model.profile(1, { batch, rounds: 20 });
     const one = median(ms);
-    const least = (1000 * Math.min(read(steps), model.weightBytes)) / bandwidth;
-    const note = vision ? '' : `, ${((100 * least) / one).toFixed(0)} % of the limit ${least.toFixed(3)}`;
-    line(`  decode, batch ${batch}`, one, `${((1000 * batch) / one).toFixed(0)} tokens a second${note}`);
+    const least = Math.min(read(steps), model.weightBytes) / limits.read;
+    line(`  decode, batch ${batch}`, one, `${((1000 * batch) / one).toFixed(0)} tokens a second${share(least, one)}`);
   }
-  for (const length of [800, 2048]) {
+  for (const length of model.device.name === 'cpu' ? [512] : [800, 2048]) {
     const one = median((await model.profile(length, { rounds: 5 })).ms);
-    line(`  read ${length} positions`, one, `${((1000 * length) / one).toFixed(0)} tokens a second`);
+    const speed = ((1000 * length) / one).toFixed(0);
+    line(
+      `  read ${length} positions`,
+      one,
+      `${speed} tokens a second${share(leastToRead(model, length, limits), one)}`,
+    );
+  }
+}
+
+/** llama.cpp's times beside ours. */
+async function beside(folder: string, { config, device: { threads } }: Model): Promise<void> {
+  for (const type of ['bf16', 'q8_0', 'q4_0'] as const) {
+    const { token, read } = await timeLlamaCpp(folder, config.text, type, { threads, length: 512, scratch });
+    line(`  llama.cpp ${type}: decode, batch 1`, token, `${(1000 / token).toFixed(0)} tokens a second`);
+    line(`  llama.cpp ${type}: read 512 positions`, read, `${(512_000 / read).toFixed(0)} tokens a second`);
   }
 }
 
@@ -71,18 +121,20 @@ async function conversation(model: Model): Promise<void> {
 }
 
 const probe = await openDevice(values.device as 'cuda');
-console.log(`# ${machine(probe)}\n`);
-const bandwidth = probe.cuda ? await copyBandwidth(probe) : Number.NaN;
+console.log(`# ${machine(probe)}\n\n${''.padEnd(44)}${'ms'.padStart(10)}`);
 await probe.dispose();
-console.log(`copies move ${(bandwidth / 1e9).toFixed(0)} GB/s\n${''.padEnd(44)}${'ms'.padStart(10)}`);
 for (const size of sizes) {
   const dir = join(scratch, size);
   execFileSync(process.execPath, ['--import', 'tsx', 'bench/models/random_checkpoint.ts', size, dir]);
+  const limits = await limitsOf(values.device);
+  const can = `${(limits.read / 1e9).toFixed(1)} GB/s, ${(limits.multiply / 1e9).toFixed(0)} GFLOP/s`;
   const start = performance.now();
   const model = await load(dir, { device: values.device });
-  line(size, performance.now() - start, `to load ${(model.weightBytes / 2 ** 20).toFixed(0)} MiB`);
+  const mib = (model.weightBytes / 2 ** 20).toFixed(0);
+  line(size, performance.now() - start, `to load ${mib} MiB; the machine's limits: ${can}`);
   if (model.config.vision) line('  a picture', median((await model.profile('picture', { rounds: 20 })).ms));
-  if (!['siglip', 'clip'].includes(size)) await language(model, bandwidth);
+  if (!['siglip', 'clip'].includes(size)) await language(model, limits);
+  if (values.llama && !model.config.vision) await beside(values.llama, model);
   if (size.startsWith('vl-')) await conversation(model);
   await model.dispose();
   rmSync(dir, { recursive: true });

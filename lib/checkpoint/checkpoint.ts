@@ -21,6 +21,8 @@ export interface ExpectedTensor {
   /** Other names of the same weight, tried in this order where `name` is absent. */
   aliases?: readonly string[];
   shape: readonly number[];
+  /** As the file spells them; by default those of floats. */
+  dtypes?: readonly string[];
   optional?: boolean;
 }
 
@@ -28,7 +30,7 @@ export const SINGLE = 'model.safetensors';
 export const INDEX = 'model.safetensors.index.json';
 const INDEX_BYTES = 2 ** 25;
 const MAX_SHARDS = 4096;
-const SUPPORTED_DTYPES = ['F32', 'F16', 'BF16'];
+const FLOATS = ['F32', 'F16', 'BF16'];
 const LISTED = 10;
 const SHARD_NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\.safetensors$/;
 /** Names that Windows gives to devices, with any extension. */
@@ -72,7 +74,7 @@ export function resolveTensors(
   const found = new Map<string, StoredTensor>();
   const missing: ExpectedTensor[] = [];
   const mismatched: { name: string; expected: number[]; found: number[]; file: string }[] = [];
-  const unsupported: { name: string; dtype: string; file: string }[] = [];
+  const unsupported: { name: string; dtype: string; expected: readonly string[]; file: string }[] = [];
   const used = new Set<string>();
   for (const want of expected) {
     const tensor = [want.name, ...(want.aliases ?? [])]
@@ -87,7 +89,8 @@ export function resolveTensors(
     if (!sameShape(shape, want.shape)) {
       mismatched.push({ name, expected: [...want.shape], found: shape, file: file.path });
     }
-    if (!SUPPORTED_DTYPES.includes(dtype)) unsupported.push({ name, dtype, file: file.path });
+    const { dtypes = FLOATS } = want;
+    if (!dtypes.includes(dtype)) unsupported.push({ name, dtype, expected: dtypes, file: file.path });
     found.set(want.name, tensor);
   }
   const unused = [...tensors.keys()].filter((name) => !used.has(name));
@@ -106,8 +109,12 @@ export function resolveTensors(
     const transposed = sameShape([...item.found].reverse(), item.expected) ? ' (transposed)' : '';
     return `${show(item.name, 200)} expected [${item.expected}], found [${item.found}]${transposed} in ${item.file}`;
   });
-  report('of a dtype that is not supported', unsupported, ({ name, dtype, file }) => {
-    return `${show(name, 200)} is ${dtype} in ${file}, convert it to BF16 (supported: ${SUPPORTED_DTYPES.join(', ')})`;
+  report('of a dtype that is not supported', unsupported, ({ name, dtype, expected, file }) => {
+    const wanted =
+      expected === FLOATS
+        ? `convert it to BF16 (supported: ${FLOATS.join(', ')})`
+        : `expected ${expected.join(' or ')}`;
+    return `${show(name, 200)} is ${dtype} in ${file}, ${wanted}`;
   });
   if (strict) report('not part of the model', extra, (name) => show(name, 200));
   if (problems.length > 0) {

@@ -1,69 +1,107 @@
 import { join } from 'node:path';
 import { show, VLMambaError } from '../errors.ts';
+import { QUANT_BLOCK } from '../ops/quantised.ts';
 import { Fields, isRecord, Report } from './fields.ts';
 import { readSmallFile } from './regular_file.ts';
 import { JsonError, type JsonRecord, parseJsonData } from './strict_json.ts';
 
+/** The vision tower, as `vision_config` describes it. */
 export interface VisionConfig {
+  /** SigLIP has no class token, CLIP has one. */
   type: 'siglip' | 'clip';
+  /** Width of a row. */
   hiddenSize: number;
+  /** Width of the two-layer perceptron inside of a block. */
   intermediateSize: number;
+  /** Blocks of the file; those behind the feature layer are not run. */
   numHiddenLayers: number;
+  /** Heads of attention; they divide `hiddenSize`. */
   numAttentionHeads: number;
+  /** Colours of a pixel. */
   numChannels: number;
   /** Side of the picture in pixels. Where `patchSize` does not divide it, the rest is not read. */
   imageSize: number;
+  /** Side of a patch in pixels. */
   patchSize: number;
   /** `gelu` is the exact erf form. */
   hiddenAct: 'gelu' | 'gelu_pytorch_tanh' | 'quick_gelu';
+  /** Added to the variance in norms. */
   layerNormEps: number;
 }
 
+/** The language model, as `text_config` describes it: Mamba (arXiv 2312.00752). */
 export interface TextConfig {
+  /** Width of a row. */
   hiddenSize: number;
   /** Width of a Mamba block inside, E. */
   intermediateSize: number;
+  /** Numbers of state for each channel. */
   stateSize: number;
+  /** Blocks. */
   numHiddenLayers: number;
   /** Rows of the embedding, padding included. */
   vocabSize: number;
+  /** Positions that the convolution sees, the present one included: 2 to 4. */
   convKernel: number;
+  /** Width that the time step is computed through. */
   timeStepRank: number;
+  /** Added to the mean square in norms. */
   layerNormEps: number;
+  /** Whether the projections in and out of a block have a bias. */
   useBias: boolean;
+  /** Whether the convolution has one. */
   useConvBias: boolean;
+  /** Whether logits are products with the embedding. */
   tieWordEmbeddings: boolean;
+  /** Ids that end a text. */
   eosTokenIds: number[];
+  /** The id that begins a text, where there is one; it is not added by itself. */
   bosTokenId: number | null;
+  /** The id that fills rows up elsewhere; it is not used here. */
   padTokenId: number | null;
 }
 
 /** The multimodal connector. Type `mlp` has no VSS module and ignores its fields. */
 export interface ConnectorConfig {
+  /** What stands between the tower and the language model; docs/checkpoints.md has their tensors. */
   type: 'mlp' | 'vss-mlp' | 'vss-l2';
+  /** `bsm`: rows and their reverse; `csm`: columns and their reverse too. */
   scan: 'bsm' | 'csm';
+  /** Whether the directions have one set of weights or each its own. */
   weights: 'shared' | 'per-direction';
+  /** How the directions are put together. */
   merge: 'sum' | 'mean';
   /** mlp, vss-mlp: width between the two linears; vss-l2: width of the VSS module. */
   hiddenSize: number;
+  /** Numbers of state for each channel. */
   stateSize: number;
+  /** Patches that the convolution sees along a direction. */
   convKernel: number;
+  /** Width of the VSS module inside, as a multiple of its width outside. */
   expand: number;
+  /** Width that the time step is computed through. */
   timeStepRank: number;
+  /** The norm behind the VSS module. */
   norm: 'layer' | 'rms';
+  /** What it adds to the variance, or the mean square. */
   normEps: number;
+  /** `gelu` is the exact erf form. */
   hiddenAct: 'gelu' | 'gelu_pytorch_tanh';
 }
 
+/** A checkpoint's config.json, with the defaults for what is absent. */
 export interface ModelConfig {
   /** null, like `connector`, for a checkpoint that only reads text. */
   vision: VisionConfig | null;
+  /** The language model. */
   text: TextConfig;
+  /** What stands between the two. */
   connector: ConnectorConfig | null;
   /** Index into the hidden states: 0 the embeddings, k what layer k gives; negative from the end. */
   visionFeatureLayer: number;
   /** `default` drops the class token. A SigLIP tower has none and is always `full`. */
   visionFeatureSelectStrategy: 'default' | 'full';
+  /** What is odd about the file and did no harm. */
   warnings: string[];
 }
 
@@ -111,6 +149,7 @@ export function parseConfig(record: JsonRecord, path: string): ModelConfig {
   const report = new Report(path);
   const root = new Fields(record, '', report);
   const isComposite = record.model_type === 'vl_mamba';
+  checkQuantization(root);
   const text = isComposite ? root.object('text_config') : root;
   if (text === null) {
     report.add('text_config', 'is missing, expected the fields of a Mamba model', 'ERR_CFG_MISSING');
@@ -205,6 +244,14 @@ function checkModelType(record: JsonRecord, path: string): void {
     const isOurs = architectures.some((name) => typeof name === 'string' && /mamba/i.test(name));
     if (!isOurs) refuse(`architectures is ${show(architectures)}`);
   }
+}
+
+/** How matrices are quantised is read from their dtypes; what else the block says is that it is this package's format. */
+function checkQuantization(root: Fields): void {
+  const fields = root.object('quantization_config');
+  fields?.choice('quant_method', ['vl_mamba']);
+  fields?.choice('bits', [8, 4]);
+  fields?.choice('group_size', [QUANT_BLOCK], QUANT_BLOCK);
 }
 
 /** Fields of a language model that say how it was trained or run elsewhere. */

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { Quantised } from '../quantised.ts';
 import type { Checkpoint, StoredTensor } from './checkpoint.ts';
 import type { ModelConfig } from './config.ts';
 import { readFully, withRegularFile } from './regular_file.ts';
@@ -8,13 +9,13 @@ const SAMPLE = 256;
 
 /**
  * 64 hexadecimal digits that tell checkpoints apart: SHA-256 of the config and of the names, dtypes, shapes and first bytes
- * of all tensors. Not proof against forgery.
+ * of all tensors, and what they are quantised to while they are read. Not proof against forgery.
  * @throws VLMambaError ERR_ST_OPEN, ERR_ST_NOT_REGULAR
  */
 export async function fingerprint(
   { tensors }: Checkpoint,
   { warnings, ...config }: ModelConfig,
-  signal?: AbortSignal,
+  { quantised, signal }: { quantised?: Quantised | null; signal?: AbortSignal | undefined } = {},
 ): Promise<string> {
   const files = new Map<string, [string, StoredTensor][]>();
   for (const [name, tensor] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1))) {
@@ -22,6 +23,7 @@ export async function fingerprint(
     files.set(path, [...(files.get(path) ?? []), [name, tensor]]);
   }
   const hash = createHash('sha256').update(JSON.stringify(config));
+  if (quantised) hash.update(quantised);
   const codes = { open: 'ERR_ST_OPEN', notRegular: 'ERR_ST_NOT_REGULAR' };
   for (const [path, list] of files)
     await withRegularFile(path, codes, async (file) => {

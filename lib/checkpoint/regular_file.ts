@@ -41,7 +41,10 @@ export async function openRegularFile(
     const reason = (cause as NodeJS.ErrnoException).code ?? 'unknown error';
     // ENXIO is what a socket answers to open.
     if (reason === 'ENXIO') throw notRegular(path, codes, 'a socket or device without a reader', cause);
-    throw new VLMambaError(codes.open, `${path}: cannot be opened: ${reason}`, { details: { path, reason }, cause });
+    throw new VLMambaError(codes.open, `${path}: cannot be opened: ${reason}${inWords(reason)}`, {
+      details: { path, reason },
+      cause,
+    });
   }
   try {
     const stat = await file.stat({ bigint: true });
@@ -108,4 +111,10 @@ function kindOf(stat: BigIntStats): string {
   if (stat.isFIFO()) return 'a pipe';
   if (stat.isSocket()) return 'a socket';
   return 'a device';
+}
+
+/** What a system's code says, where it is one that users meet: " (no such file)". */
+export function inWords(code: string): string {
+  const words: Record<string, string> = { ENOENT: 'no such file', EACCES: 'no permission', EISDIR: 'it is a folder' };
+  return words[code] ? ` (${words[code]})` : '';
 }

@@ -1,13 +1,18 @@
+import { writeFile } from 'node:fs/promises';
 import { stdout } from 'node:process';
+import type { StepProfile } from '../device.ts';
 import { rangeError, show } from '../errors.ts';
+import { chart, figure } from './chart.ts';
 import { type LoadFlags, loadModel } from './load.ts';
+import { machine } from './machine.ts';
 import { number } from './options.ts';
-import { bytes, table } from './text.ts';
+import { bytes } from './text.ts';
 
 interface BenchFlags extends LoadFlags {
   tokens: string;
   steps?: boolean;
-  json?: boolean;
+  json?: true | string;
+  svg?: string;
 }
 
 const ROUNDS = 5;
@@ -22,24 +27,17 @@ export async function bench(path: string, flags: BenchFlags, signal: AbortSignal
   const start = performance.now();
   await using model = await loadModel(path, flags, signal);
   const load = performance.now() - start;
-  const rounds = async (length: number) => {
+  const rounds = async (length: number | 'picture') => {
     signal.throwIfAborted();
     const { ms, steps } = await model.profile(length, { rounds: ROUNDS });
     return { ms: median(ms), steps };
   };
   const decode = await rounds(1);
   const prefill = await rounds(tokens);
-  const vision: number[] = [];
-  if (model.config.vision) {
-    const side = model.config.vision.imageSize;
-    const image = { data: new Uint8Array(side * side * 3), width: side, height: side, channels: 3 as const };
-    for (let i = 0; i < ROUNDS; i++) {
-      const from = performance.now();
-      await model.imageEmbeds(image, { signal });
-      vision.push(performance.now() - from);
-    }
-  }
+  const picture = model.config.vision ? await rounds('picture') : undefined;
   const result = {
+    model: path,
+    machine: machine(model.device),
     device: model.device,
     loadMs: load,
     weightBytes: model.weightBytes,
@@ -49,34 +47,64 @@ export async function bench(path: string, flags: BenchFlags, signal: AbortSignal
     prefillTokens: tokens,
     prefillMs: prefill.ms,
     prefillTokensPerSecond: (tokens / prefill.ms) * 1000,
-    pictureMs: vision.length ? median(vision) : null,
+    pictureMs: picture?.ms ?? null,
   };
-  if (flags.json) {
-    stdout.write(
-      `${JSON.stringify({ ...result, ...(flags.steps && { decode: decode.steps, prefill: prefill.steps }) })}\n`,
-    );
+  const parts = { decode, prefill, ...(picture && { picture }) };
+  const names = { decode: 'a token', prefill: `a prompt of ${tokens}`, picture: 'a picture' };
+  const steps = Object.fromEntries(Object.entries(parts).map(([name, { steps }]) => [name, steps]));
+  const json = `${JSON.stringify({ ...result, ...(flags.steps && steps) })}\n`;
+  if (flags.svg) {
+    const panels = Object.entries(parts).map(([name, { ms, steps }]) => ({
+      title: `${names[name as keyof typeof names]} (${figure(ms)} ms) by kind of step`,
+      unit: 'ms',
+      bars: byOp(steps),
+    }));
+    await writeFile(flags.svg, chart(`vl-mamba bench ${path}`, result.machine, panels));
+  }
+  if (typeof flags.json === 'string') await writeFile(flags.json, json);
+  if (flags.json === true) {
+    stdout.write(json);
     return;
   }
+  const cells = [
+    ['', 'ms', 'a second', 'GB/s of weights'],
+    [names.decode, figure(decode.ms), figure(result.decodeTokensPerSecond), figure(result.decodeGBps)],
+    [names.prefill, figure(prefill.ms), figure(result.prefillTokensPerSecond), ''],
+    ...(picture ? [[names.picture, figure(picture.ms), figure(1000 / picture.ms), '']] : []),
+  ];
   stdout.write(
-    table([
-      ['load', `${(load / 1000).toFixed(2)} s for ${bytes(result.weightBytes)} of weights`],
-      [
-        'decode',
-        `${decode.ms.toFixed(2)} ms a token, ${result.decodeTokensPerSecond.toFixed(1)} tokens/s, ${result.decodeGBps.toFixed(1)} GB/s of weights`,
-      ],
-      [
-        'prefill',
-        `${tokens} tokens in ${prefill.ms.toFixed(1)} ms, ${result.prefillTokensPerSecond.toFixed(0)} tokens/s`,
-      ],
-      ...(result.pictureMs === null
-        ? []
-        : [['picture', `${result.pictureMs.toFixed(1)} ms from pixels to rows`] as const]),
-    ]),
+    `${result.machine}\n${bytes(result.weightBytes)} of weights, loaded in ${(load / 1000).toFixed(2)} s\n\n`,
   );
+  stdout.write(grid(cells));
   if (!flags.steps) return;
-  for (const [name, { steps }] of Object.entries({ decode, prefill })) {
-    stdout.write(`\n${name}\n`);
+  for (const [name, { steps }] of Object.entries(parts)) {
+    stdout.write(`\n${names[name as keyof typeof names]}\n`);
     for (const { op, ms, gbps } of steps)
       stdout.write(`${op.padEnd(22)}${ms.toFixed(3).padStart(10)} ms${gbps.toFixed(1).padStart(9)} GB/s\n`);
   }
+}
+
+/** Milliseconds of each kind of step, the longest first. */
+function byOp(steps: readonly StepProfile[]): { label: string; value: number }[] {
+  const sums = new Map<string, { ms: number; count: number }>();
+  for (const { op, ms } of steps) {
+    const { ms: before, count } = sums.get(op) ?? { ms: 0, count: 0 };
+    sums.set(op, { ms: before + ms, count: count + 1 });
+  }
+  return [...sums]
+    .map(([op, { ms, count }]) => ({ label: count > 1 ? `${op} × ${count}` : op, value: ms }))
+    .sort((a, b) => b.value - a.value);
+}
+
+/** Columns under their heads, a line between; all but the first have their figures at the right. */
+function grid(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
+  const lines = rows.map((row) =>
+    row
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]! + 2)))
+      .join('')
+      .trimEnd(),
+  );
+  const width = widths.reduce((sum, width) => sum + width + 2, -2);
+  return [lines[0], '─'.repeat(width), ...lines.slice(1)].map((line) => `${line}\n`).join('');
 }

@@ -1,10 +1,11 @@
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { stdout } from 'node:process';
-import { demoFolder } from './bundled.ts';
+import { demoFolder } from '../bundled.ts';
 import { type LoadFlags, loadModel } from './load.ts';
 import { show } from './picture.ts';
-import { stats } from './text.ts';
+import { paint } from './style.ts';
+import { ms } from './text.ts';
 
 interface DemoFlags extends LoadFlags {
   prompt?: string[];
@@ -30,15 +31,22 @@ export async function demo(own: string | undefined, flags: DemoFlags, signal: Ab
   for (const { picture, questions } of scenes) {
     // Checked by the model's own reader before anything is shown of it.
     await model.pixels(picture, { signal });
-    stdout.write(`${picture}\n`);
+    stdout.write(`${paint(stdout, 'dim', nearby(picture))}\n`);
     await show(await readFile(picture));
     for (const question of questions) {
       stdout.write(`\n  ${question}\n  → `);
       const messages = [{ role: 'user' as const, content: question }];
       const generation = model.generate({ messages, images: [picture], maxNewTokens: 64, signal });
-      for await (const text of generation) stdout.write(text);
-      stdout.write(flags.quiet ? '\n' : `\n    ${stats(await generation)}\n`);
+      for await (const text of generation) stdout.write(paint(stdout, 'bold', text));
+      const { total } = (await generation).timings;
+      stdout.write(flags.quiet ? '\n' : `  ${paint(stdout, 'dim', ms(total))}\n`);
     }
     stdout.write('\n');
   }
+}
+
+/** A path as it would be typed here, if that is shorter. */
+function nearby(path: string): string {
+  const from = relative('.', path);
+  return from.length < path.length ? from : path;
 }

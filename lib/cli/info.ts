@@ -1,5 +1,6 @@
 import { stderr, stdout } from 'node:process';
-import { type Checkpoint, openCheckpoint, type StoredTensor } from '../checkpoint/checkpoint.ts';
+import { modelFolder } from '../bundled.ts';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { type ModelConfig, readConfig } from '../checkpoint/config.ts';
 import { Engine } from '../engine.ts';
 import { locate } from '../hub/index.ts';
@@ -7,9 +8,9 @@ import type { DownloadProgress } from '../hub/pull.ts';
 import { checkFolder } from '../model.ts';
 import { pictureRows, unread, vlMambaParams } from '../models/vl_mamba.ts';
 import { numel } from '../tensor.ts';
-import { collect, type Param, planWeights } from '../weights.ts';
-import { modelFolder } from './bundled.ts';
+import { collect, type Param, planWeights, type WeightDtype, type WeightPlan, weightBytes } from '../weights.ts';
 import { ProgressBar } from './progress.ts';
+import { columns } from './style.ts';
 import { bytes, count, table } from './text.ts';
 
 /** What a checkpoint holds, from its config and the headers of its files: nothing is loaded. */
@@ -22,18 +23,19 @@ export async function info(name: string, { json }: { json?: boolean }, signal: A
   const checkpoint = await openCheckpoint(path, { signal });
   const facts = gather(path, config, checkpoint);
   facts.warnings.unshift(...warnings);
-  stdout.write(json ? `${JSON.stringify(facts)}\n` : table(rows(facts, config)));
+  stdout.write(json ? `${JSON.stringify(facts)}\n` : table(rows(facts, config), columns(stdout)));
 }
 
 type Facts = ReturnType<typeof gather>;
 
 function gather(path: string, config: ModelConfig, checkpoint: Checkpoint) {
   const { vision, connector, text } = config;
-  const { tree, params, stored, parameters } = planWeights(checkpoint, vlMambaParams(config), unread);
+  const plan = planWeights(checkpoint, vlMambaParams(config), unread);
+  const { tree, params, stored, parameters } = plan;
   const files = new Map([...checkpoint.tensors.values()].map(({ file }) => [file.path, file.size]));
   const part = (branch: unknown) => ({
     parameters: elements(collect(branch)),
-    memory: memory(collect(branch), stored),
+    memory: memory(collect(branch), plan),
   });
   return {
     path,
@@ -65,7 +67,9 @@ function gather(path: string, config: ModelConfig, checkpoint: Checkpoint) {
       ...part(tree.language),
     },
     /** Bytes of weights once loaded with each `dtype`. */
-    memory: memory(params, stored),
+    memory: memory(params, plan),
+    /** What matrices are stored in, where those are fewer than 16 bits. */
+    quantised: plan.quantised,
     /** Bytes that the files hold and the model does not read. */
     unreadBytes:
       sum([...checkpoint.tensors.values()].map((tensor) => tensor.bytes)) -
@@ -78,13 +82,13 @@ function gather(path: string, config: ModelConfig, checkpoint: Checkpoint) {
 const sum = (numbers: readonly number[]): number => numbers.reduce((total, n) => total + n, 0);
 const elements = (params: readonly Param[]): number => sum(params.map(({ shape }) => numel(shape)));
 
-/** Matrices are kept in a dtype, everything else in f32. */
-function memory(params: readonly Param[], stored: Map<string, StoredTensor>) {
-  const matrices = params.filter(({ kind }) => kind === 'matrix');
-  const large = elements(matrices);
-  const small = (elements(params) - large) * 4;
-  const asStored = sum(matrices.flatMap(({ sources }) => sources.map(({ name }) => stored.get(name)!.bytes)));
-  return { stored: asStored + small, f32: large * 4 + small, bf16: large * 2 + small, f16: large * 2 + small };
+const DTYPES = ['f32', 'bf16', 'f16', 'int8', 'int4'] as const;
+
+/** Bytes as stored, and with each `dtype` that it can be loaded with. */
+function memory(params: readonly Param[], { stored, quantised }: WeightPlan<object>) {
+  const as = (dtype: WeightDtype) => sum(params.map((param) => weightBytes(param, stored, dtype)));
+  const others = quantised ? [] : DTYPES.map((dtype) => [dtype, as(dtype)] as const);
+  return { stored: as(null), ...(Object.fromEntries(others) as Partial<Record<(typeof DTYPES)[number], number>>) };
 }
 
 function rows(facts: Facts, { vision, connector, text }: ModelConfig): [string, string][] {
@@ -97,7 +101,10 @@ function rows(facts: Facts, { vision, connector, text }: ModelConfig): [string, 
     connector.type,
     ...(connector.type === 'mlp' ? [] : [connector.scan, connector.weights, connector.merge]),
   ];
-  const { stored, bf16, f32 } = facts.memory;
+  const { stored, f32, bf16, int8, int4 } = facts.memory;
+  const loaded = Object.entries({ f32, 'bf16 or f16': bf16, int8, int4 }).flatMap(([dtype, size]) =>
+    size === undefined ? [] : [`, ${bytes(size)} in ${dtype}`],
+  );
   return [
     ['vision', towerText],
     ['connector', kind ? kind.join(', ') + size(facts.connector!) : 'none'],
@@ -110,7 +117,7 @@ function rows(facts: Facts, { vision, connector, text }: ModelConfig): [string, 
       'files',
       `${facts.dtypes.join(', ')} in ${facts.files} file${facts.files === 1 ? '' : 's'}, ${bytes(facts.fileBytes)}${facts.unreadBytes > 0 ? `, of which ${bytes(facts.unreadBytes)} are not read` : ''}`,
     ],
-    ['memory', `${bytes(stored)} as stored, ${bytes(bf16)} in bf16 or f16, ${bytes(f32)} in f32`],
+    ['memory', `${bytes(stored)} as stored${loaded.join('')}`],
     ['a picture', vision ? `${count(facts.vision!.rows)} positions of the prompt` : 'none'],
     ['a session', `${bytes(facts.stateBytes)} of state, however long it is`],
     ['folder', facts.path],

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { extname, join, resolve } from 'node:path';
+import { inWords } from '../checkpoint/regular_file.ts';
 import { VLMambaError } from '../errors.ts';
 import type { Model } from '../model.ts';
 
@@ -34,7 +35,7 @@ export async function snapshotPath(dir: string, picture: string, model: Model, s
   } catch (cause) {
     signal.throwIfAborted();
     const reason = (cause as NodeJS.ErrnoException).code ?? 'unknown error';
-    throw new VLMambaError('ERR_IMAGE_READ', `cannot read ${picture}: ${reason}`, { cause });
+    throw new VLMambaError('ERR_IMAGE_READ', `cannot read ${picture}: ${reason}${inWords(reason)}`, { cause });
   }
   return join(dir, `${hash.digest('hex').slice(0, 32)}-${model.fingerprint.slice(0, 8)}${EXTENSION}`);
 }

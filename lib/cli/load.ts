@@ -1,7 +1,7 @@
 import { stderr } from 'node:process';
+import { modelFolder } from '../bundled.ts';
 import type { Model } from '../model.ts';
 import { load } from '../model.ts';
-import { modelFolder } from './bundled.ts';
 import { number } from './options.ts';
 import { ProgressBar } from './progress.ts';
 

@@ -1,4 +1,5 @@
 import { env, stdout } from 'node:process';
+import { colourDepth, columns } from './style.ts';
 
 /** Characters across. */
 const WIDTH = 40;
@@ -8,17 +9,18 @@ type Form = 'kitty' | 'iterm' | 'blocks';
 
 /** What the terminal can show, from what it says of itself. */
 function form(): Form {
-  if (env.TMUX || env.SSH_TTY) return 'blocks';
+  if (!stdout.isTTY || env.TMUX || env.SSH_TTY) return 'blocks';
   if (env.KITTY_WINDOW_ID || env.TERM === 'xterm-kitty' || env.TERM_PROGRAM === 'ghostty') return 'kitty';
   if (env.TERM_PROGRAM === 'iTerm.app' || env.TERM_PROGRAM === 'WezTerm') return 'iterm';
   return 'blocks';
 }
 
-/** Shows a picture on stdout, if that is a terminal that has colours. */
+/** Shows a picture on stdout, if that has colours enough for one. */
 export async function show(bytes: Uint8Array): Promise<void> {
-  if (!stdout.isTTY || env.NO_COLOR !== undefined || env.TERM === 'dumb') return;
+  const depth = colourDepth(stdout);
+  if (depth < 8) return;
   const { default: sharp } = await import('sharp');
-  const across = Math.min(WIDTH, (stdout.columns ?? 80) - 1);
+  const across = Math.min(WIDTH, columns(stdout) - 1);
   const image = sharp(bytes).autoOrient().flatten({ background: 'white' });
   switch (form()) {
     case 'kitty':
@@ -35,7 +37,7 @@ export async function show(bytes: Uint8Array): Promise<void> {
         .removeAlpha()
         .raw()
         .toBuffer({ resolveWithObject: true });
-      stdout.write(blocks(data, info.width, info.height, stdout.hasColors?.(2 ** 24) ?? false));
+      stdout.write(blocks(data, info.width, info.height, depth === 24));
     }
   }
 }

@@ -11,7 +11,7 @@ export function bytes(n: number): string {
 
 export const count = (n: number): string => n.toLocaleString('en-US');
 
-const ms = (time: number): string => (time < 1000 ? `${time.toFixed(0)} ms` : `${(time / 1000).toFixed(2)} s`);
+export const ms = (time: number): string => (time < 1000 ? `${time.toFixed(0)} ms` : `${(time / 1000).toFixed(2)} s`);
 
 /** How long an answer took, on one line. */
 export function stats({ usage, timings }: GenerateResult): string {
@@ -27,8 +27,21 @@ export function stats({ usage, timings }: GenerateResult): string {
   return parts.filter(Boolean).join(' · ');
 }
 
-/** "name   value" lines with the values under one another. */
-export function table(rows: readonly (readonly [string, string])[]): string {
-  const width = Math.max(...rows.map(([name]) => name.length)) + 2;
-  return rows.map(([name, value]) => `${name.padEnd(width)}${value}\n`).join('');
+/** Lines of whole words, none longer than `width` where the words allow it. */
+export function fold(text: string, width: number): string[] {
+  const lines = [''];
+  for (const word of text.split(' ')) {
+    const line = lines.at(-1)!;
+    if (line && line.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = line ? `${line} ${word}` : word;
+  }
+  return lines;
+}
+
+/** "name   value" lines with the values under one another, folded to lie side by side with their names. */
+export function table(rows: readonly (readonly [string, string])[], width = Number.POSITIVE_INFINITY): string {
+  const indent = Math.max(...rows.map(([name]) => name.length)) + 2;
+  const line = ([name, value]: readonly [string, string]) =>
+    name.padEnd(indent) + fold(value, width - indent).join(`\n${' '.repeat(indent)}`);
+  return rows.map((row) => `${line(row)}\n`).join('');
 }

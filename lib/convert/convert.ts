@@ -1,11 +1,8 @@
-import { stat, statfs } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { type Checkpoint, type ExpectedTensor, resolveTensors, type StoredTensor } from '../checkpoint/checkpoint.ts';
 import { type ModelConfig, readGenerationConfig } from '../checkpoint/config.ts';
-import { readSmallFile } from '../checkpoint/regular_file.ts';
 import { readTensor } from '../checkpoint/safetensors.ts';
 import { type SizedTensor, writeSharded } from '../checkpoint/sharded.ts';
-import { writeWhole } from '../checkpoint/whole_file.ts';
 import { refuseExisting, writeWholeFolder } from '../checkpoint/whole_folder.ts';
 import { VLMambaError } from '../errors.ts';
 import { readPreprocessConfig } from '../image/config.ts';
@@ -14,6 +11,7 @@ import { readChatTemplate } from '../text/chat_template.ts';
 import { loadTokenizer } from '../text/tokenizer.ts';
 import { collect } from '../weights.ts';
 import { composeConfig } from './config.ts';
+import { checkSpace, exists, readFiles, SHARD_BYTES, TEXT_FILES, type Written, writeFiles } from './files.ts';
 import { connectorPart, languagePart, visionPart } from './parts.ts';
 
 export interface ConvertOptions {
@@ -33,24 +31,12 @@ export interface ConvertOptions {
   onBytes?: (done: number, total: number) => void;
 }
 
-export interface Converted {
-  path: string;
-  /** In the order in which they were written. */
-  files: string[];
-  bytes: number;
-  warnings: string[];
-}
-
-export const SHARD_BYTES = 5e9;
-const TEXT_FILES = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];
-const COPIED_BYTES = 2 ** 26;
-
 /**
  * Puts a checkpoint together out of its parts. Everything is checked before anything is written; weights are copied bit by bit
  * and pass through memory in pieces; the folder appears when it is whole.
  * @throws VLMambaError ERR_CONVERT_…, ERR_CFG_…, ERR_CKPT_…, ERR_ST_…, ERR_TOK_…; the signal's reason
  */
-export async function convert(out: string, options: ConvertOptions): Promise<Converted> {
+export async function convert(out: string, options: ConvertOptions): Promise<Written> {
   const { vision, lm, connector, tokenizer = lm, shardBytes = SHARD_BYTES, signal, onBytes } = options;
   await refuseExisting(out);
   const { record, config } = await composeConfig(options.config, { vision, lm }, signal);
@@ -78,13 +64,7 @@ export async function convert(out: string, options: ConvertOptions): Promise<Con
     },
   });
   await writeWholeFolder(out, async (dir) => {
-    const put = async (name: string, content: string | Uint8Array) => {
-      await writeWhole(join(dir, name), (file) => file.writeFile(content));
-      files.push(name);
-    };
-    const plain = (_: string, value: unknown) => (typeof value === 'bigint' ? Number(value) : value);
-    await put('config.json', `${JSON.stringify(record, plain, 2)}\n`);
-    for (const [name, bytes] of copies) await put(name, bytes);
+    files.push(...(await writeFiles(dir, record, copies)));
     files.push(...(await writeSharded(dir, [...tensors].map(source), { shardBytes, signal })));
     signal?.throwIfAborted();
   });
@@ -117,28 +97,9 @@ async function checkFiles(
   await loadTokenizer(tokenizer, { rows: text.vocabSize, eosTokenIds: generation.eosTokenIds ?? text.eosTokenIds });
   await readChatTemplate(tokenizer);
   await readPreprocessConfig(vision, tower!.imageSize);
-  const copies = new Map<string, Uint8Array>();
-  const copy = async (dir: string, name: string) => {
-    const path = join(dir, name);
-    if (!(await exists(path))) return;
-    copies.set(name, await readSmallFile(path, { code: 'ERR_CFG_FILE', maxBytes: COPIED_BYTES, signal }));
-  };
-  for (const name of TEXT_FILES) await copy(tokenizer, name);
-  await copy(vision, 'preprocessor_config.json');
-  await copy(lm, 'generation_config.json');
-  return copies;
+  return new Map([
+    ...(await readFiles(tokenizer, TEXT_FILES, signal)),
+    ...(await readFiles(vision, ['preprocessor_config.json'], signal)),
+    ...(await readFiles(lm, ['generation_config.json'], signal)),
+  ]);
 }
-
-async function checkSpace(out: string, bytes: number): Promise<void> {
-  let dir = dirname(resolve(out));
-  while (!(await exists(dir)) && dir !== dirname(dir)) dir = dirname(dir);
-  const { blocks, bavail, bsize } = await statfs(dir);
-  if (blocks > 0 && bytes > bavail * bsize)
-    throw new VLMambaError('ERR_CONVERT_WRITE', `${out}: needs ${bytes} bytes, ${bavail * bsize} are free in ${dir}`);
-}
-
-const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );

@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises';
+import { DEMO, demoFolder } from '../bundled.ts';
 import { VLMambaError } from '../errors.ts';
 import { isModelName } from './name.ts';
 import type { DownloadProgress, Pulled, PullOptions } from './pull.ts';
@@ -18,8 +19,8 @@ export async function pull(name: string, options: PullOptions = {}): Promise<Pul
 }
 
 /**
- * The folder of a model that is given as a path or as `org/name[@revision]`: a path that exists wins, and a model of the hub is
- * brought here first. Where the hub can't be asked, what is here of it will do.
+ * The folder of a model that is given as a path, as `demo` or as `org/name[@revision]`: a path that exists wins, and a model of
+ * the hub is brought here first. Where the hub can't be asked, what is here of it will do.
  * @throws VLMambaError ERR_HUB_…; the signal's reason
  */
 export async function locate(
@@ -27,6 +28,7 @@ export async function locate(
   { signal, onProgress }: { signal?: AbortSignal; onProgress?: (progress: DownloadProgress) => void } = {},
 ): Promise<{ path: string; warnings: string[] }> {
   const exists = await stat(name).catch(() => undefined);
+  if (!exists && name === DEMO) return { path: demoFolder(), warnings: [] };
   if (exists || !isModelName(name)) return { path: name, warnings: [] };
   try {
     return await (await client()).pull(name, { signal, onProgress, orCached: true });

@@ -11,17 +11,23 @@ import { type ModelName, parseModelName } from './name.ts';
 import { bytesThere } from './partial.ts';
 import { type HubSettings, hubSettings } from './settings.ts';
 
+/** How far a download is. */
 export interface DownloadProgress {
+  /** Tells it from the reading of weights, which follows. */
   phase: 'download';
   /** Bytes that are in the cache, of all files of the model. */
   loaded: number;
+  /** Bytes of all of them. */
   total: number;
 }
 
+/** How a model of the hub is fetched. */
 export interface PullOptions {
   /** A branch, a tag or a commit; `main` by default. */
   revision?: string;
+  /** Ends the download, which rejects with its reason; what has come is kept. */
   signal?: AbortSignal;
+  /** Told up to twenty times a second. */
   onProgress?: (progress: DownloadProgress) => void;
 }
 
@@ -29,8 +35,11 @@ export interface PullOptions {
 export interface Pulled {
   /** The folder to load. */
   path: string;
+  /** `org/name` */
   repo: string;
+  /** What was asked for. */
   revision: string;
+  /** What it stood for: 40 hexadecimal digits. */
   commit: string;
   /** Bytes that were fetched for it now. */
   fetched: number;

@@ -5,8 +5,11 @@ import { checkSize } from './limits.ts';
 
 /** Pixels that are already decoded: 8 bits a channel, interleaved `[height, width, channels]`, rows from the top. */
 export interface RawPixels {
+  /** width · height · channels bytes. */
   data: Uint8Array | Uint8ClampedArray;
+  /** Pixels across. */
   width: number;
+  /** Pixels down. */
   height: number;
   /** 1: grey, 3: RGB, 4: RGB and alpha, which is flattened on white. */
   channels: 1 | 3 | 4;

@@ -14,7 +14,9 @@ export function clipParams(prefix: string, config: VisionConfig, layers: number)
   return {
     embeddings: {
       class_embedding: vector(`${prefix}.embeddings.class_embedding`, [d]),
-      patch_embedding: { weight: matrix(`${prefix}.embeddings.patch_embedding.weight`, [d, c, p, p]) },
+      patch_embedding: {
+        weight: matrix(`${prefix}.embeddings.patch_embedding.weight`, [d, c, p, p], { fewestBits: 16 }),
+      },
       position_embedding: vector(`${prefix}.embeddings.position_embedding.weight`, [clipRows(config), d]),
     },
     // Spelled so in every checkpoint.

@@ -21,7 +21,7 @@ const vssWidth = ({ type, hiddenSize }: ConnectorConfig, { vision }: Widths) =>
 export function connectorParams(prefix: string, config: ConnectorConfig, widths: Widths) {
   const { type, hiddenSize: h, norm } = config;
   const dense = (name: string, to: number, from: number) => ({
-    weight: matrix(`${prefix}.${name}.weight`, [to, from]),
+    weight: matrix(`${prefix}.${name}.weight`, [to, from], { fewestBits: 8 }),
     bias: vector(`${prefix}.${name}.bias`, [to]),
   });
   const d = vssWidth(config, widths);

@@ -21,13 +21,19 @@ export function mambaParams(prefix: string, config: TextConfig) {
   };
   const head = named('lm_head.weight');
   return {
-    embeddings: { weight: matrix(table.name, [v, d], { aliases: [old.name, ...table.aliases, ...old.aliases] }) },
+    // Its rows are looked up too, and of a tied model it is the head as well: 8 bits at least.
+    embeddings: {
+      weight: matrix(table.name, [v, d], {
+        aliases: [old.name, ...table.aliases, ...old.aliases],
+        fewestBits: 8,
+      }),
+    },
     layers: Array.from({ length: config.numHiddenLayers }, (_, i) => ({
       norm: norm(`backbone.layers.${i}.norm.weight`),
       mixer: mambaBlockParams((path) => named(`backbone.layers.${i}.mixer.${path}`), config),
     })),
     norm_f: norm('backbone.norm_f.weight'),
-    lm_head: config.tieWordEmbeddings ? undefined : { weight: matrix(head.name, [v, d], head) },
+    lm_head: config.tieWordEmbeddings ? undefined : { weight: matrix(head.name, [v, d], { ...head, fewestBits: 8 }) },
   };
 }
 
@@ -64,7 +70,7 @@ export function mamba(
   state: readonly MambaState[],
   config: TextConfig,
 ): Tensor {
-  const h = embedding(g, { ids, rows, weight: w.embeddings.weight }).y;
+  const h = embedding(g, { ids, rows, ...w.embeddings }).y;
   return w.layers.reduce((h, { norm, mixer }, i) => {
     const x = rmsNorm(g, { x: h, ...norm }, { eps: config.layerNormEps }).y;
     return mambaBlock(g, mixer, x, h, state[i]!, slots, config);

@@ -14,7 +14,7 @@ export function siglipParams(prefix: string, config: VisionConfig, layers: numbe
   return {
     embeddings: {
       patch_embedding: {
-        weight: matrix(`${prefix}.embeddings.patch_embedding.weight`, [d, c, p, p]),
+        weight: matrix(`${prefix}.embeddings.patch_embedding.weight`, [d, c, p, p], { fewestBits: 16 }),
         bias: vector(`${prefix}.embeddings.patch_embedding.bias`, [d]),
       },
       position_embedding: vector(`${prefix}.embeddings.position_embedding.weight`, [siglipRows(config), d]),

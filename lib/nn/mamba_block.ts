@@ -22,9 +22,9 @@ export function mambaBlockParams(
     useConvBias,
   }: MambaBlockConfig,
 ) {
-  const dense = (path: string, to: number, from: number) => {
+  const dense = (path: string, to: number, from: number, fewestBits: 4 | 8 = 4) => {
     const weight = name(`${path}.weight`);
-    return matrix(weight.name, [to, from], weight);
+    return matrix(weight.name, [to, from], { ...weight, fewestBits });
   };
   const small = (path: string, shape: number[], options: Parameters<typeof vector>[2] = {}) => {
     const { name: full, aliases } = name(path);
@@ -36,8 +36,9 @@ export function mambaBlockParams(
       weight: small('conv1d.weight', [e, w], { stored: [e, 1, w] }),
       bias: useConvBias ? small('conv1d.bias', [e]) : undefined,
     },
-    x_proj: { weight: dense('x_proj', r + 2 * n, e) },
-    dt_proj: { weight: dense('dt_proj', e, r), bias: small('dt_proj.bias', [e]) },
+    // Small, and what decides how fast a state fades.
+    x_proj: { weight: dense('x_proj', r + 2 * n, e, 8) },
+    dt_proj: { weight: dense('dt_proj', e, r, 8), bias: small('dt_proj.bias', [e]) },
     A: small('A_log', [e, n], { transform: 'neg_exp' }),
     D: small('D', [e]),
     out_proj: { weight: dense('out_proj', d, e), bias: useBias ? small('out_proj.bias', [d]) : undefined },
@@ -78,7 +79,8 @@ export function mambaBlock(
   ).y;
   // What decides how fast a state fades stays f32 where activations are 16 bits wide.
   const dbc = linear(g, { x: channels(conv), ...w.x_proj }, { dtype: 'f32' }).y;
-  const dt = linear(g, { x: slice(dbc, 2, 0, r), weight: w.dt_proj.weight }, { dtype: 'f32' }).y;
+  const { bias: deltaBias, ...dtProj } = w.dt_proj;
+  const dt = linear(g, { x: slice(dbc, 2, 0, r), ...dtProj }, { dtype: 'f32' }).y;
   const group = (begin: number) => unsqueeze(channels(slice(dbc, 2, begin, begin + n)), 1);
   const y = selectiveScan(
     g,
@@ -90,7 +92,7 @@ export function mambaBlock(
       C: group(r + n),
       D: w.D,
       z: channels(slice(xz, 2, e, 2 * e)),
-      deltaBias: w.dt_proj.bias,
+      deltaBias,
       initialState: state.ssm,
       slots,
       lastState: state.ssm,

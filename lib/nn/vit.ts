@@ -17,7 +17,7 @@ export function vitLayerParams(prefix: string, { hiddenSize: d, intermediateSize
     bias: vector(`${prefix}.${name}.bias`, [d]),
   });
   const dense = (name: string, to: number, from: number) => ({
-    weight: matrix(`${prefix}.${name}.weight`, [to, from]),
+    weight: matrix(`${prefix}.${name}.weight`, [to, from], { fewestBits: 8 }),
     bias: vector(`${prefix}.${name}.bias`, [to]),
   });
   const qkv = ['q_proj', 'k_proj', 'v_proj'].map((name) => `${prefix}.self_attn.${name}`);
@@ -28,6 +28,7 @@ export function vitLayerParams(prefix: string, { hiddenSize: d, intermediateSize
         'matrix',
         qkv.map((name) => `${name}.weight`),
         [d, d],
+        8,
       ),
       bias: stacked(
         'f32',
@@ -54,8 +55,8 @@ export function vitLayer(
   const [q, k, v] = [0, 1, 2].map((part) =>
     reshape(slice(qkv, 2, part * d, (part + 1) * d), [b, l, heads, d / heads]),
   ) as [Tensor, Tensor, Tensor];
-  // Where the weights have 16 bits, so have the products around this one.
-  const products = w.qkv_proj.weight.dtype === 'bf16' ? 'bf16' : 'f32';
+  // Where the products around this one have 16 bits or fewer, so has it.
+  const products = ['bf16', 'i8', 'u8'].includes(w.qkv_proj.weight.dtype) ? 'bf16' : 'f32';
   const mixed = attention(g, { q, k, v }, { scale: (d / heads) ** -0.5, products }).y;
   const h = linear(g, { x: reshape(mixed, [b, l, d]), ...w.out_proj, residual: x }).y;
   const up = linear(

@@ -1,5 +1,6 @@
 import type { ConnectorConfig } from '../checkpoint/config.ts';
 import { causalConv1d2d, linear, selectiveScan2d } from '../ops/index.ts';
+import type { QuantisedWeight } from '../ops/quantised.ts';
 import type { Graph } from '../program.ts';
 import { index, slice, type Tensor, transpose } from '../tensor.ts';
 import { type Loaded, matrix, vector } from '../weights.ts';
@@ -19,20 +20,21 @@ export function vssParams(
 ) {
   const e = expand * d;
   const lead = weights === 'per-direction' ? [directions(scan)] : [];
+  const dense = (name: string, shape: number[]) => matrix(`${prefix}.${name}.weight`, shape, { fewestBits: 8 });
   return {
-    in_proj: { weight: matrix(`${prefix}.in_proj.weight`, [2 * e, d]) },
+    in_proj: { weight: dense('in_proj', [2 * e, d]) },
     conv1d: {
       weight: vector(`${prefix}.conv1d.weight`, [...lead, e, w], { stored: [...lead, e, 1, w] }),
       bias: vector(`${prefix}.conv1d.bias`, [...lead, e]),
     },
-    x_proj: { weight: matrix(`${prefix}.x_proj.weight`, [...lead, r + 2 * n, e]) },
+    x_proj: { weight: dense('x_proj', [...lead, r + 2 * n, e]) },
     dt_proj: {
-      weight: matrix(`${prefix}.dt_proj.weight`, [...lead, e, r]),
+      weight: dense('dt_proj', [...lead, e, r]),
       bias: vector(`${prefix}.dt_proj.bias`, [...lead, e]),
     },
     A: vector(`${prefix}.A_log`, [...lead, e, n], { transform: 'neg_exp' }),
     D: vector(`${prefix}.D`, [...lead, e]),
-    out_proj: { weight: matrix(`${prefix}.out_proj.weight`, [d, e]) },
+    out_proj: { weight: dense('out_proj', [d, e]) },
   };
 }
 
@@ -57,15 +59,17 @@ export function vss(
   const xz = linear(g, { x: u, ...w.in_proj }).y;
   // [b, k, e, l] by name, [b, k, l, e] in memory: each direction's result at its patch's place.
   const conv = causalConv1d2d(g, { x: channels(slice(xz, 2, 0, e)), ...w.conv1d }, { ...grid, activation: 'silu' }).y;
-  const project = (x: Tensor, weight: Tensor, to: number): Tensor => {
-    if (weights === 'shared') return linear(g, { x, weight }, { dtype: 'f32' }).y;
+  const project = (x: Tensor, { weight, scale, grid }: QuantisedWeight, to: number): Tensor => {
+    if (weights === 'shared') return linear(g, { x, weight, scale, grid }, { dtype: 'f32' }).y;
     const y = g.empty('f32', x.shape.with(-1, to));
-    for (let k = 0; k < x.shape[1]!; k++)
-      linear(g, { x: index(x, 1, k), weight: index(weight, 0, k), y: index(y, 1, k) });
+    for (let k = 0; k < x.shape[1]!; k++) {
+      const of = (t: Tensor | undefined) => t && index(t, 0, k);
+      linear(g, { x: index(x, 1, k), weight: of(weight)!, scale: of(scale), grid: of(grid), y: index(y, 1, k) });
+    }
     return y;
   };
-  const dbc = project(channels(conv), w.x_proj.weight, r + 2 * n);
-  const dt = project(slice(dbc, 3, 0, r), w.dt_proj.weight, e);
+  const dbc = project(channels(conv), w.x_proj, r + 2 * n);
+  const dt = project(slice(dbc, 3, 0, r), w.dt_proj, e);
   const y = selectiveScan2d(
     g,
     {

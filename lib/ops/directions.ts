@@ -7,7 +7,9 @@ import { expect } from './check.ts';
  */
 export type Scan = 'bsm' | 'csm';
 
+/** A grid of patches, and the ways it is read. */
 export interface Grid {
+  /** The ways. */
   scan: Scan;
   /** Patches in a column. */
   height: number;

@@ -6,14 +6,19 @@ import { type Dtype, numel, type Tensor } from '../tensor.ts';
 
 /** A tensor in JavaScript memory. 16-bit floats are Uint16Arrays of their bits, with `dtype` saying which. */
 export interface TensorData<T extends RunInput = RunInput> {
+  /** The elements, the last axis running fastest. */
   data: T;
+  /** Sizes of the axes; their product is the length of `data`. */
   shape: readonly number[];
+  /** What the bits of a Uint16Array are. */
   dtype?: 'f16' | 'bf16';
 }
 
 /** What every eager op takes besides its own options. */
 export interface EagerOptions {
+  /** Where it runs; `auto` by default. */
   device?: DeviceName | Device;
+  /** Ends the work; the call rejects with its reason. */
   signal?: AbortSignal;
 }
 
@@ -53,6 +58,7 @@ const kinds = [
   { type: Float32Array, dtype: 'f32' },
   { type: Int32Array, dtype: 'i32' },
   { type: Uint8Array, dtype: 'u8' },
+  { type: Int8Array, dtype: 'i8' },
   { type: Uint16Array, dtype: undefined },
 ] as const;
 
@@ -67,7 +73,7 @@ function kindOf(
   if (kind && found) return { dtype: found, type: kind.type };
   throw typeError(
     'ERR_ARG_TYPE',
-    `[${op}] ${name}.data must be a Float32Array, Int32Array, Uint8Array, or a Uint16Array with dtype 'f16' or 'bf16', got ${show(data)}`,
+    `[${op}] ${name}.data must be a Float32Array, Int32Array, Uint8Array, Int8Array, or a Uint16Array with dtype 'f16' or 'bf16', got ${show(data)}`,
   );
 }
 

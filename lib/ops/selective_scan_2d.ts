@@ -22,8 +22,11 @@ export interface SelectiveScan2dInputs {
   deltaBias?: Tensor | undefined;
 }
 
+/** How the directions of a grid are scanned and put together. */
 export interface SelectiveScan2dOptions extends Grid {
+  /** `sum` by default. */
   merge?: 'sum' | 'mean';
+  /** Whether dt is softplus(delta + deltaBias) or the sum alone; false by default. */
   deltaSoftplus?: boolean;
 }
 

@@ -12,8 +12,11 @@ export type ContentPart =
   | { type: 'image'; image?: unknown }
   | { type: 'image_url'; image_url: string | { url: string } };
 
+/** A turn of a conversation. Its text is data: `<image>` or `<|endoftext|>` in it stays text. */
 export interface Message {
+  /** Who says it. */
   role: 'system' | 'user' | 'assistant';
+  /** What is said: a text, or texts and pictures in their order. */
   content: string | readonly ContentPart[];
 }
 

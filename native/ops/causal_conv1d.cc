@@ -27,13 +27,28 @@ struct Conv {
 };
 
 // Lanes are channels: where channels are neighbours in memory, and where nothing is.
+// Columns of a contiguous [lanes, N] and back. N is known, so that a compiler makes shuffles of it: with a text of one step
+// there is little else to do.
+template <int N>
+void load_columns(float* to, Rows from, int64_t lanes) {
+  if (from.lane != N || from.row != 1) return load_rows(to, kStrip, from, lanes, N);
+  for (int64_t i = 0; i < lanes; i++)
+    for (int k = 0; k < N; k++) to[k * kStrip + i] = from.data[i * N + k];
+}
+template <int N>
+void store_columns(Rows to, const float* from, int64_t lanes) {
+  if (to.lane != N || to.row != 1) return store_rows(to, from, kStrip, lanes, N);
+  for (int64_t i = 0; i < lanes; i++)
+    for (int k = 0; k < N; k++) to.data[i * N + k] = from[k * kStrip + i];
+}
+
 template <int W>
 void convolve_channels(const Conv& t, int64_t b, int64_t c, int64_t lanes) {
   constexpr int64_t kTile = 8;
   float buffer[kTile * kStrip], taps[W * kStrip], biases[kStrip] = {}, past[(W - 1) * kStrip] = {};
-  load_rows(taps, kStrip, rows_at(t.weight, c), lanes, W);
+  load_columns<W>(taps, rows_at(t.weight, c), lanes);
   if (t.bias) copy_2d(biases, 1, 0, at(t.bias, c), t.bias.stride[0], 0, lanes, 1);
-  if (t.initial) load_rows(past, kStrip, t.state(t.initial, b, c), lanes, W - 1);
+  if (t.initial) load_columns<W - 1>(past, t.state(t.initial, b, c), lanes);
   const int64_t length = t.x.size[2];
   for (int64_t from = 0; from < length; from += kTile) {
     const int64_t rows = length - from < kTile ? length - from : kTile;
@@ -51,7 +66,7 @@ void convolve_channels(const Conv& t, int64_t b, int64_t c, int64_t lanes) {
     }
     if (!in_place) store_rows(y, buffer, kStrip, lanes, rows);
   }
-  if (t.last) store_rows(t.state(t.last, b, c), past, kStrip, lanes, W - 1);
+  if (t.last) store_columns<W - 1>(t.state(t.last, b, c), past, lanes);
 }
 
 // Lanes are steps: where steps are neighbours in memory.
@@ -81,12 +96,10 @@ template <int W>
 void convolve_all(const Conv& t, Worker& w) {
   const int64_t channels = t.x.size[1], strips = (channels + kStrip - 1) / kStrip;
   const bool along = t.x.stride[2] == 1 && t.y.stride[2] == 1 && t.x.stride[1] != 1;
-  w.each(t.x.size[0] * strips, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t b = i / strips, c = i % strips * kStrip, lanes = channels - c < kStrip ? channels - c : kStrip;
-      if (!along) convolve_channels<W>(t, b, c, lanes);
-      for (int64_t j = 0; along && j < lanes; j++) convolve_steps<W>(t, b, c + j);
-    }
+  w.runs(t.x.size[0] * strips, [&](int64_t i) {
+    const int64_t b = i / strips, c = i % strips * kStrip, lanes = channels - c < kStrip ? channels - c : kStrip;
+    if (!along) convolve_channels<W>(t, b, c, lanes);
+    for (int64_t j = 0; along && j < lanes; j++) convolve_steps<W>(t, b, c + j);
   });
 }
 

@@ -1,5 +1,5 @@
 // y[b,l,:] = weight[id,:] where id = ids[b,l] >= 0, and rows[-1-id,:] where it is negative
-// ids: [b,l] i32    weight: [v,d] f32 | f16 | bf16    y: [b,l,d] f32
+// ids: [b,l] i32    weight: [v,d] f32 | f16 | bf16 | i8    y: [b,l,d] f32    scale: [v,⌈d/128⌉] f32, with i8: that of 128 numbers
 // rows: [r,d] f32, vectors that stand for no word: a picture's
 #define SIMD_FILE "ops/embedding.cc"
 #include <cstring>
@@ -22,8 +22,12 @@ SIMD_INLINE void widen(float* out, const uint16_t* in, int64_t d, Load load_half
   store(out + j, load_half(last), static_cast<int>(d - j));
 }
 
+SIMD_INLINE void widen(float* out, const int8_t* in, int64_t d, const float* scale) {
+  for (int64_t j = 0; j < d; j++) out[j] = static_cast<float>(in[j]) * scale[j / kQuantBlock];
+}
+
 void embedding(const Step& step, Worker& w) {
-  const auto [ids, weight, rows] = step.inputs<3>();
+  const auto [ids, weight, rows, scale] = step.inputs<4>();
   const auto y = step.outputs<1>()[0];
   const int64_t length = ids.size[1], d = weight.size[1], words = weight.size[0], extra = rows ? rows.size[0] : 0;
   w.each(ids.numel(), 4, [&](int64_t begin, int64_t end) {
@@ -40,6 +44,8 @@ void embedding(const Step& step, Worker& w) {
         std::memcpy(out, row(rows, -1 - id), d * sizeof *out);
       } else if (weight.dtype == Dtype::f32) {
         std::memcpy(out, row(weight, id), d * sizeof *out);
+      } else if (weight.dtype == Dtype::i8) {
+        widen(out, row<int8_t>(weight, id), d, row(scale, id));
       } else {
         const uint16_t* in = row<uint16_t>(weight, id);
         if (weight.dtype == Dtype::bf16) {
@@ -59,17 +65,24 @@ SIMD_END
 namespace vlm {
 
 size_t prepare_embedding(const Step& step, int) {
-  const auto [ids, weight, rows] = step.inputs<3>();
+  const auto [ids, weight, rows, scale] = step.inputs<4>();
   const auto y = step.outputs<1>()[0];
   check_given(ids, "ids");
   check_dtype(ids, "ids", Dtype::i32);
   check_size(ids, "ids", {-1, -1});
   check_given(weight, "weight");
-  CHECK(weight.dtype == Dtype::f32 || weight.dtype == Dtype::f16 || weight.dtype == Dtype::bf16,
-        "weight must be f32, f16 or bf16, got ", shape(weight));
+  const bool int8 = weight.dtype == Dtype::i8;
+  CHECK(int8 || weight.dtype == Dtype::f32 || weight.dtype == Dtype::f16 || weight.dtype == Dtype::bf16,
+        "weight must be f32, f16, bf16 or i8, got ", shape(weight));
   check_size(weight, "weight", {-1, -1});
   check_rows(weight, "weight");
   const int64_t d = weight.size[1];
+  CHECK(int8 == static_cast<bool>(scale), "scale goes with a weight of i8, got ", shape(weight));
+  if (scale) {
+    check_dtype(scale, "scale", Dtype::f32);
+    check_size(scale, "scale", {weight.size[0], quant_blocks(d)});
+    check_rows(scale, "scale");
+  }
   if (rows) {
     check_dtype(rows, "rows", Dtype::f32);
     check_size(rows, "rows", {-1, d});

@@ -24,31 +24,29 @@ void selective_scan(const Step& step, Worker& w) {
   const bool once = length == 1 && A.stride[1] == 1 && B.stride[2] == 1 && C.stride[2] == 1;
   const size_t bytes = scan_scratch(kScanTile, n);
   if (!slots_fit(slots, initial, last, w, w.scratch + bytes * w.nth)) return;
-  w.each(batch * groups * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t b = i / (groups * blocks), g = i / blocks % groups, lane = i % blocks * F::N, c = g * width + lane;
-      ScanBlock block(w.scratch + bytes * w.ith, kScanTile, n, width - lane);
-      const Rows before = initial ? rows_at(initial, state_row(slots, b), c) : Rows{};
-      const Rows after = last ? rows_at(last, state_row(slots, b), c) : Rows{};
-      block.set_channels(rows_at(delta_bias, c), rows_at(D, c));
-      if (once) {
-        block.enter(rows_at(delta, b, c), rows_at(u, b, c), 1, positive, false);
-        block.advance_once(rows_at(A, c), before, after, at(B, b, g), at(C, b, g));
-        block.leave(rows_at(z, b, c), 1.f, rows_at(y, b, c), 1);
-        continue;
-      }
-      block.set_rates(rows_at(A, c));
-      block.set_state(before);
-      for (int64_t t = 0; t < length; t += kScanTile) {
-        const int64_t rows = length - t < kScanTile ? length - t : kScanTile, next = t + rows < length ? t + rows : t;
-        block.enter(rows_at(delta, b, c, t), rows_at(u, b, c, t), rows, positive, false);
-        block.set_projections(rows_at(B, b, g, 0, t), rows_at(C, b, g, 0, t), rows);
-        const Rows gate = rows_at(z, b, c, t), out = rows_at(y, b, c, t);
-        block.advance(steps(rows), {gate, out, rows_at(delta, b, c, next), rows_at(u, b, c, next)});
-        block.leave(gate, 1.f, out, rows);
-      }
-      if (last) block.get_state(after);
+  w.runs(batch * groups * blocks, [&](int64_t i) {
+    const int64_t b = i / (groups * blocks), g = i / blocks % groups, lane = i % blocks * F::N, c = g * width + lane;
+    ScanBlock block(w.scratch + bytes * w.ith, kScanTile, n, width - lane);
+    const Rows before = initial ? rows_at(initial, state_row(slots, b), c) : Rows{};
+    const Rows after = last ? rows_at(last, state_row(slots, b), c) : Rows{};
+    block.set_channels(rows_at(delta_bias, c), rows_at(D, c));
+    if (once) {
+      block.enter(rows_at(delta, b, c), rows_at(u, b, c), 1, positive, false);
+      block.advance_once(rows_at(A, c), before, after, at(B, b, g), at(C, b, g));
+      block.leave(rows_at(z, b, c), 1.f, rows_at(y, b, c), 1);
+      return;
     }
+    block.set_rates(rows_at(A, c));
+    block.set_state(before);
+    for (int64_t t = 0; t < length; t += kScanTile) {
+      const int64_t rows = length - t < kScanTile ? length - t : kScanTile, next = t + rows < length ? t + rows : t;
+      block.enter(rows_at(delta, b, c, t), rows_at(u, b, c, t), rows, positive, false);
+      block.set_projections(rows_at(B, b, g, 0, t), rows_at(C, b, g, 0, t), rows);
+      const Rows gate = rows_at(z, b, c, t), out = rows_at(y, b, c, t);
+      block.advance(steps(rows), {gate, out, rows_at(delta, b, c, next), rows_at(u, b, c, next)});
+      block.leave(gate, 1.f, out, rows);
+    }
+    if (last) block.get_state(after);
   });
 }
 

@@ -15,17 +15,75 @@ namespace vlm {
 
 constexpr int kTileColumns = 4;
 constexpr int kBandRows = 192, kBandColumns = 64;  // a piece of work, which a core keeps in its L2 cache
+constexpr int kStreamColumns = 512;                // of a piece where there are few rows
 constexpr int64_t kPackRows = 1024;                // rows of x that are packed at a time
 constexpr int64_t kOwnRows = 4;  // so few that each thread packs them for itself: that is shorter than a barrier
 
 // Elements of a packed row: whole registers of every kind.
 constexpr int64_t packed_width(int64_t k) { return (k + 31) / 32 * 32; }
 
-// Scratch of products(): every thread's sums, then the panels.
+// Scratch of products: every thread's sums, then the packed rows of x, or every thread's of its own.
 constexpr int64_t sums_bytes(int nth) { return static_cast<int64_t>(sizeof(float)) * kBandRows * kBandColumns * nth; }
-constexpr size_t products_scratch(int64_t m, int64_t k, int nth) {
+constexpr size_t pack_scratch(int64_t m, int64_t row_bytes, int nth) {
   const int64_t rows = m <= kOwnRows ? m * nth : m < kPackRows ? m : kPackRows;
-  return static_cast<size_t>(sums_bytes(nth) + rows * packed_width(k) * static_cast<int64_t>(sizeof(float)));
+  return static_cast<size_t>(sums_bytes(nth) + rows * row_bytes);
+}
+constexpr size_t products_scratch(int64_t m, int64_t k, int nth) {
+  return pack_scratch(m, packed_width(k) * static_cast<int64_t>(sizeof(float)), nth);
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of x that lie packed in memory: `rows` from `first` on.
+struct Packed {
+  std::byte* memory;
+  int64_t first, rows;
+};
+
+// Packs m rows of x, as many at a time as there is room for, and multiplies: pack(packed, begin, end) fills rows begin …
+// end, counted from packed.first; multiply(packed) finds all of them filled.
+template <class Pack, class Multiply>
+void each_pack(Worker& w, int64_t m, int64_t tile_rows, int64_t row_bytes, Pack pack, Multiply multiply) {
+  if (m == 0) return;
+  std::byte* memory = w.scratch + sums_bytes(w.nth);
+  if (m <= kOwnRows) {
+    const Packed own{memory + m * row_bytes * w.ith, 0, m};
+    pack(own, 0, m);
+    return multiply(own);
+  }
+  for (int64_t first = 0; first < m; first += kPackRows) {
+    const Packed shared{memory, first, m - first < kPackRows ? m - first : kPackRows};
+    if (first > 0) w.sync();
+    w.each(shared.rows, tile_rows, [&](int64_t begin, int64_t end) { pack(shared, begin, end); });
+    w.sync();
+    multiply(shared);
+  }
+}
+
+// A part of the products of packed rows: `rows` from `top` on with `wide` rows of weight from `left` on. Its sums are rows
+// of `columns` floats, a multiple of the tiles' columns.
+struct Piece {
+  int64_t top, rows, left, wide, columns;
+};
+
+// The sums of m packed rows with n rows of weight in pieces: add(piece, sums) adds a piece's to zeros, done(i, first,
+// count, sums) receives them row by row.
+template <class Add, class Done>
+void each_piece(Worker& w, int64_t m, int64_t n, int64_t tile_rows, int64_t tile_columns, Add add, Done done) {
+  float* sums = reinterpret_cast<float*>(w.scratch + sums_bytes(1) * w.ith);
+  const int64_t bands = ceil_div(m, kBandRows), height = ceil_div(ceil_div(m, bands), tile_rows) * tile_rows;
+  // Narrower where there are few pieces, so that the threads end together. A few rows' weights come from memory, in the
+  // longest streams that leave the threads enough pieces.
+  const int64_t most = m <= kOwnRows ? kStreamColumns : kBandColumns;
+  int64_t columns = ceil_div(n * bands / (8 * w.nth), tile_columns) * tile_columns;
+  columns = columns < tile_columns ? tile_columns : columns > most ? most : columns;
+  w.runs(ceil_div(n, columns) * bands, [&](int64_t piece) {
+    const int64_t top = piece % bands * height, left = piece / bands * columns;
+    const Piece p{top, m - top < height ? m - top : height, left, n - left < columns ? n - left : columns, columns};
+    std::memset(sums, 0, sizeof(float) * static_cast<size_t>(p.rows * columns));
+    add(p, sums);
+    for (int64_t i = 0; i < p.rows; i++) done(top + i, left, p.wide, sums + i * columns);
+  });
 }
 
 inline void check_weight(const TensorArg& weight) {
@@ -148,6 +206,38 @@ SIMD_INLINE void add_column(const typename D::V* x, typename D::V w, F (*sums)[k
   for (int r = 0; r < R; r++) sums[r][c] = D::add(x[r], w, sums[r][c]);
 }
 
+// sum += the products of a row of x with a row of weight.
+template <class D>
+SIMD_INLINE void add_row(const typename D::X* x, const typename D::W* w, int64_t k, F& sum) {
+  int64_t j = 0;
+  for (; j + D::kStep <= k; j += D::kStep) sum = D::add(D::x(x + j), D::w(w + j), sum);
+  if (j < k) sum = D::add(D::x(x + j), D::w(w + j, static_cast<int>(k - j)), sum);
+}
+
+// The sums of R rows of x with four rows of weight at a time: each register of x is read once for all four.
+template <class D, int R>
+SIMD_INLINE void add_rows(const typename D::X* x, const typename D::W* const (&w)[kTileColumns], int64_t next,
+                          int64_t k, F (*sums)[kTileColumns]) {
+  typename D::V a[R];
+  const auto load_x = [&] {
+    SIMD_UNROLL
+    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
+  };
+  int64_t j = 0;
+  for (; j + D::kStep <= k; j += D::kStep, x += R * D::kStep) {
+    SIMD_UNROLL
+    for (int c = 0; c < kTileColumns; c++)
+      prefetch(w[c] + next + j);  // the next four rows, which come from memory meanwhile
+    load_x();
+    SIMD_UNROLL
+    for (int c = 0; c < kTileColumns; c++) add_column<D, R>(a, D::w(w[c] + j), sums, c);
+  }
+  if (j == k) return;
+  load_x();
+  SIMD_UNROLL
+  for (int c = 0; c < kTileColumns; c++) add_column<D, R>(a, D::w(w[c] + j, static_cast<int>(k - j)), sums, c);
+}
+
 // out[r * stride + c] += Σ_j x[r,j] w[c * ldw + j] for a panel of R rows of x, `columns` <= 4 rows of weight, k
 // elements.
 template <class D, int R>
@@ -160,33 +250,14 @@ void tile(const typename D::X* x, const typename D::W* w, int64_t ldw, int colum
     for (int c = 0; c < kTileColumns; c++) sums[r][c] = zero();
   }
   // A weight row that doesn't exist is read as the one before it; nobody reads its sums.
-  const typename D::W* w1 = columns > 1 ? w + ldw : w;
-  const typename D::W* w2 = columns > 2 ? w1 + ldw : w1;
-  const typename D::W* w3 = columns > 3 ? w2 + ldw : w2;
-  const int64_t next = kTileColumns * ldw;
-  int64_t j = 0;
-  for (; j + D::kStep <= k; j += D::kStep, x += R * D::kStep) {
-    prefetch(w + next + j);  // the next tile's, which come from memory while this one is computed
-    prefetch(w1 + next + j);
-    prefetch(w2 + next + j);
-    prefetch(w3 + next + j);
-    typename D::V a[R];
+  const typename D::W* rows[kTileColumns] = {w};
+  for (int c = 1; c < kTileColumns; c++) rows[c] = columns > c ? rows[c - 1] + ldw : rows[c - 1];
+  if constexpr (R == 1) {
+    // Memory sets the pace: weights in the order they lie in come nearly twice as fast as four rows side by side.
     SIMD_UNROLL
-    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
-    add_column<D, R>(a, D::w(w + j), sums, 0);
-    add_column<D, R>(a, D::w(w1 + j), sums, 1);
-    add_column<D, R>(a, D::w(w2 + j), sums, 2);
-    add_column<D, R>(a, D::w(w3 + j), sums, 3);
-  }
-  if (j < k) {
-    const int n = static_cast<int>(k - j);
-    typename D::V a[R];
-    SIMD_UNROLL
-    for (int r = 0; r < R; r++) a[r] = D::x(x + r * D::kStep);
-    add_column<D, R>(a, D::w(w + j, n), sums, 0);
-    add_column<D, R>(a, D::w(w1 + j, n), sums, 1);
-    add_column<D, R>(a, D::w(w2 + j, n), sums, 2);
-    add_column<D, R>(a, D::w(w3 + j, n), sums, 3);
+    for (int c = 0; c < kTileColumns; c++) add_row<D>(x, rows[c], k, sums[0][c]);
+  } else {
+    add_rows<D, R>(x, rows, kTileColumns * ldw, k, sums);
   }
   SIMD_UNROLL
   for (int r = 0; r < R; r++) add_sums(out + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
@@ -204,31 +275,22 @@ SIMD_INLINE void tile_of(int rows, const typename D::X* x, const typename D::W* 
 template <class D, class Done>
 void multiply(Worker& w, int64_t m, int64_t n, int64_t k, const typename D::X* panels, const typename D::W* weight,
               int64_t ldw, Done done) {
-  float* sums = reinterpret_cast<float*>(w.scratch + sums_bytes(1) * w.ith);
-  const auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t width = packed_width(k);
-  const int64_t bands = ceil(m, kBandRows), height = ceil(ceil(m, bands), kTileRows) * kTileRows;
-  // Narrower where there are few pieces, so that the threads end together.
-  int64_t columns = ceil(n * bands / (8 * w.nth), kTileColumns) * kTileColumns;
-  columns = columns < kTileColumns ? kTileColumns : columns > kBandColumns ? kBandColumns : columns;
-  const int64_t block = k > 0 ? ceil(ceil(k, ceil(k, D::kBlock)), D::kStep) * D::kStep : 1;
-  w.each(ceil(n, columns) * bands, 1, [&](int64_t piece, int64_t) {
-    const int64_t top = piece % bands * height, left = piece / bands * columns;
-    const int64_t rows = m - top < height ? m - top : height, wide = n - left < columns ? n - left : columns;
-    std::memset(sums, 0, sizeof(float) * static_cast<size_t>(rows * columns));
+  const int64_t block = k > 0 ? ceil_div(ceil_div(k, ceil_div(k, D::kBlock)), D::kStep) * D::kStep : 1;
+  const auto add = [&](const Piece& p, float* sums) {
     // A few rows of x: four rows of weight from end to end are the longest streams, and stay in L1 for the next panel.
-    const int64_t group = rows <= 2 * kTileRows ? kTileColumns : wide;
-    for (int64_t g = 0; g < wide; g += group)
+    const int64_t group = p.rows <= 2 * kTileRows ? kTileColumns : p.wide;
+    for (int64_t g = 0; g < p.wide; g += group)
       for (int64_t j = 0; j < k; j += block)
-        for (int64_t i = 0; i < rows; i += kTileRows) {
-          const int some = static_cast<int>(rows - i < kTileRows ? rows - i : kTileRows);
-          const auto* x = panels + (top + i) * width + j * some;
-          for (int64_t c = g; c < g + group && c < wide; c += kTileColumns)
-            tile_of<D>(some, x, weight + (left + c) * ldw + j, ldw, static_cast<int>(wide - c),
-                       k - j < block ? k - j : block, sums + i * columns + c, columns);
+        for (int64_t i = 0; i < p.rows; i += kTileRows) {
+          const int some = static_cast<int>(p.rows - i < kTileRows ? p.rows - i : kTileRows);
+          const auto* x = panels + (p.top + i) * width + j * some;
+          for (int64_t c = g; c < g + group && c < p.wide; c += kTileColumns)
+            tile_of<D>(some, x, weight + (p.left + c) * ldw + j, ldw, static_cast<int>(p.wide - c),
+                       k - j < block ? k - j : block, sums + i * p.columns + c, p.columns);
         }
-    for (int64_t i = 0; i < rows; i++) done(top + i, left, wide, sums + i * columns);
-  });
+  };
+  each_piece(w, m, n, kTileRows, kTileColumns, add, done);
 }
 
 // x(i) is row i of m, k floats; weight has n rows, ldw elements apart. done(i, first, count, sums) receives the sums of
@@ -237,29 +299,19 @@ template <class D, class Row, class Done>
 void products(Worker& w, int64_t m, int64_t n, int64_t k, Row x, const typename D::W* weight, int64_t ldw, Done done) {
   using X = typename D::X;
   const int64_t width = packed_width(k);
-  X* panels = reinterpret_cast<X*>(w.scratch + sums_bytes(w.nth));
-  if (m <= kOwnRows) panels += m * width * w.ith;
-  for (int64_t first = 0; first < m; first += kPackRows) {
-    const int64_t rows = m - first < kPackRows ? m - first : kPackRows;
-    const auto pack = [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t top = i / kTileRows * kTileRows, high = rows - top < kTileRows ? rows - top : kTileRows;
-        const float* from = x(first + i);
-        X* to = panels + top * width + (i - top) * D::kStep;
-        for (int64_t j = 0; j < k; j += D::kStep)
-          D::pack(from + j, static_cast<int>(k - j < D::kStep ? k - j : D::kStep), to + j * high);
-      }
-    };
-    if (m <= kOwnRows) {
-      pack(0, m);
-    } else {
-      if (first > 0) w.sync();
-      w.each(rows, kTileRows, pack);
-      w.sync();
+  const auto pack = [&](const Packed& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t top = i / kTileRows * kTileRows, high = p.rows - top < kTileRows ? p.rows - top : kTileRows;
+      const float* from = x(p.first + i);
+      X* to = reinterpret_cast<X*>(p.memory) + top * width + (i - top) * D::kStep;
+      for (int64_t j = 0; j < k; j += D::kStep)
+        D::pack(from + j, static_cast<int>(k - j < D::kStep ? k - j : D::kStep), to + j * high);
     }
-    multiply<D>(w, rows, n, k, panels, weight, ldw,
-                [&](int64_t i, int64_t c, int64_t count, const float* sums) { done(first + i, c, count, sums); });
-  }
+  };
+  each_pack(w, m, kTileRows, width * sizeof(X), pack, [&](const Packed& p) {
+    multiply<D>(w, p.rows, n, k, reinterpret_cast<const X*>(p.memory), weight, ldw,
+                [&](int64_t i, int64_t c, int64_t count, const float* sums) { done(p.first + i, c, count, sums); });
+  });
 }
 
 }  // namespace vlm::SIMD

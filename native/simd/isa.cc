@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define VLM_X86 1
@@ -10,6 +9,16 @@
 #include <intrin.h>
 #else
 #include <cpuid.h>
+#endif
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define VLM_ARM64 1
+#if defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#elif defined(_WIN32)
+#include <windows.h>
 #endif
 #endif
 
@@ -55,10 +64,21 @@ Isa best() {
   const bool avx512 = (saved & 0xe6) == 0xe6 && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) &&
                       bit(seven.ebx, 31);  // F, DQ, BW, VL
   if (!avx512) return Isa::avx2;
-  return seven.eax >= 1 && bit(cpuid(7, 1).eax, 5) ? Isa::avx512bf16 : Isa::avx512;
+  if (!bit(seven.ecx, 11)) return Isa::avx512;  // VNNI
+  return seven.eax >= 1 && bit(cpuid(7, 1).eax, 5) ? Isa::avx512bf16 : Isa::avx512vnni;
 }
-#elif defined(__aarch64__) || defined(_M_ARM64)
-Isa best() { return Isa::neon; }
+#elif defined(VLM_ARM64)
+Isa best() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? Isa::neon_dotprod : Isa::neon;
+#elif defined(__APPLE__)
+  return Isa::neon_dotprod;  // since the first of them
+#elif defined(_WIN32)
+  return IsProcessorFeaturePresent(PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE) ? Isa::neon_dotprod : Isa::neon;
+#else
+  return Isa::neon;
+#endif
+}
 #else
 Isa best() { return Isa::portable; }
 #endif
@@ -70,15 +90,22 @@ Isa detect_isa() {
     const Isa have = best();
     const char* want = std::getenv("VL_MAMBA_ISA");
     if (want)
-      for (Isa lower : {Isa::portable, Isa::avx2, Isa::avx512})
-        if (have != Isa::neon && lower < have && !std::strcmp(want, isa_name(lower))) return lower;
+      for (Isa lower : lower_isas(have))
+        if (!std::strcmp(want, isa_name(lower))) return lower;
     return have;
   }();
   return isa;
 }
 
+std::span<const Isa> lower_isas(Isa have) {
+  static constexpr Isa x86[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vnni}, arm[] = {Isa::neon};
+  if (have >= Isa::neon) return {arm, have > Isa::neon ? size_t{1} : 0};
+  return {x86, static_cast<size_t>(have)};
+}
+
 const char* isa_name(Isa isa) {
-  static constexpr const char* names[] = {"portable", "avx2", "avx512", "avx512bf16", "neon"};
+  static constexpr const char* names[] = {"portable",   "avx2", "avx512",      "avx512vnni",
+                                          "avx512bf16", "neon", "neon_dotprod"};
   return names[static_cast<int>(isa)];
 }
 

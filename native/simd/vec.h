@@ -4,8 +4,10 @@
 #ifndef SIMD_INLINE
 #ifdef _MSC_VER
 #define SIMD_INLINE static __forceinline
+#define SIMD_LAMBDA
 #else
 #define SIMD_INLINE static inline __attribute__((always_inline))
+#define SIMD_LAMBDA __attribute__((always_inline))
 #endif
 // In front of a loop over an array of registers: the loop is unrolled, so that the array stays in registers.
 #if defined(__clang__)
@@ -261,6 +263,15 @@ SIMD_INLINE F copysign(F magnitude, F sign){
 SIMD_INLINE void prefetch(const void* p) {
 #if defined(__GNUC__)
   __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
+
+// The same into L1, for what is written soon.
+SIMD_INLINE void prefetch_written(const void* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 1, 3);
 #else
   (void)p;
 #endif

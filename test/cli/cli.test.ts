@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import sharp from 'sharp';
 import * as assert from 'uvu/assert';
 import { suite } from '../kit.ts';
 import { tinyConfig, tinyPreprocessor, writeCheckpoint } from '../models/checkpoint.ts';
@@ -19,14 +20,14 @@ interface Run {
   stderr: string;
 }
 
-function start(args: string[]): ChildProcess {
-  return spawn(process.execPath, ['--import', 'tsx', join('lib', 'cli.ts'), ...args], {
-    env: { ...process.env, NO_COLOR: '1' },
-  });
+const { FORCE_COLOR: _, NO_COLOR: __, ...plain } = process.env;
+
+function start(args: string[], env: NodeJS.ProcessEnv = { NO_COLOR: '1' }): ChildProcess {
+  return spawn(process.execPath, ['--import', 'tsx', join('lib', 'cli.ts'), ...args], { env: { ...plain, ...env } });
 }
 
-async function vlMamba(args: string[], input: string | Buffer = ''): Promise<Run> {
-  const child = start(args);
+async function vlMamba(args: string[], input: string | Buffer = '', env?: NodeJS.ProcessEnv): Promise<Run> {
+  const child = start(args, env);
   const run: Run = { status: null, stdout: '', stderr: '' };
   child.stdout!.on('data', (data) => (run.stdout += data));
   child.stderr!.on('data', (data) => (run.stderr += data));
@@ -81,7 +82,22 @@ test('info and doctor', async () => {
   const doctor = await vlMamba(['doctor', '--json']);
   const { ok, checks } = JSON.parse(doctor.stdout);
   assert.equal([doctor.status, ok], [0, true]);
-  assert.ok(checks.some((check: { name: string }) => check.name === 'cpu'));
+  const names = checks.map((check: { name: string }) => check.name);
+  for (const name of ['vl-mamba', 'node', 'system', 'memory', 'cpu', 'sharp', 'cache', 'hub'])
+    assert.ok(names.includes(name), name);
+});
+
+test('colours: none in a pipe, FORCE_COLOR asks for them, NO_COLOR has the last word', async () => {
+  const demo = ['demo', picture, ...question];
+  const wrong = ['run', 'demo', '-i', 'nowhere.png', ...question];
+  assert.not.match((await vlMamba(demo, '', {})).stdout, '\x1b');
+  const shown = await vlMamba(demo, '', { FORCE_COLOR: '3' });
+  assert.match(shown.stdout, '▀');
+  assert.match(shown.stdout, '\x1b[1mThree\x1b[22m');
+  assert.match((await vlMamba(wrong, '', { FORCE_COLOR: '1' })).stderr, '\x1b[31mERR_IMAGE_READ\x1b[39m: ');
+  const refused = await vlMamba(demo, '', { FORCE_COLOR: '3', NO_COLOR: '1' });
+  assert.not.match(refused.stdout, '\x1b');
+  assert.is(refused.stderr, '');
 });
 
 test('chat: a line is a turn, and the picture is remembered', async () => {
@@ -95,6 +111,12 @@ test('bench', async () => {
   const result = JSON.parse(stdout);
   assert.is(status, 0);
   for (const name of ['loadMs', 'decodeMs', 'prefillMs', 'pictureMs']) assert.ok(result[name] > 0, name);
+  const [json, svg] = [join(folder, 'bench.json'), join(folder, 'bench.svg')];
+  const drawn = await vlMamba(['bench', 'demo', '--tokens', '32', '--steps', '--json', json, '--svg', svg]);
+  assert.match(drawn.stdout, /^a token +[\d.]+ +[\d.]+ +[\d.]+\na prompt of 32 +[\d.]+ +[\d.]+\na picture +[\d.]+/m);
+  assert.is(JSON.parse(readFileSync(json, 'utf8')).decode[0].op, 'embedding');
+  const { data, info } = await sharp(svg).greyscale().raw().toBuffer({ resolveWithObject: true });
+  assert.ok(info.width === 760 && data.includes(255) && data.some((v) => v < 200), 'bars on white');
 });
 
 test('--version and --help', async () => {
@@ -104,6 +126,9 @@ test('--version and --help', async () => {
   assert.is(help.status, 0);
   for (const word of ['demo', 'run', 'chat', 'info', 'doctor', 'bench', 'Examples:', 'Exit status'])
     assert.ok(help.stdout.includes(word), word);
+  const lines = help.stdout.split('\n');
+  assert.ok(lines.length <= 24, `${lines.length} lines and the prompt behind them`);
+  assert.ok(lines.every((line) => line.length <= 80));
 });
 
 const textNamedJpg = join(folder, 'text.jpg');
@@ -146,9 +171,9 @@ test('each mistake gives one line with its code, no stack, and status 1 or 2', a
     [run('--threads', '0.5'), 2, /ERR_ARG_THREADS/],
     [['run', 'demo', '-i', '-', '-i', '-'], 2, /ERR_USAGE: .*stdin/],
     [['run', 'demo'], 2, /ERR_USAGE: nothing to answer/],
-    [['run'], 2, /missing required argument 'model'/],
-    [['frobnicate'], 2, /unknown command 'frobnicate'/],
-    [run('--frobnicate'), 2, /unknown option '--frobnicate'/],
+    [['run'], 2, /ERR_USAGE: missing required argument 'model'/],
+    [['frobnicate'], 2, /ERR_USAGE: unknown command 'frobnicate'/],
+    [run('--frobnicate'), 2, /ERR_USAGE: unknown option '--frobnicate'/],
     [['bench', 'demo', '--tokens', 'many'], 2, /ERR_ARG_TOKENS/],
   ];
   for (const [args, status, message] of cases) {

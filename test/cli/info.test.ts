@@ -39,6 +39,8 @@ test('parts, parameters, memory for each dtype, state', async () => {
       ['f32', facts.memory.f32],
       ['bf16', facts.memory.bf16],
       ['f16', facts.memory.f16],
+      ['int8', facts.memory.int8],
+      ['int4', facts.memory.int4],
     ]) {
       await using model = await load(dir, { dtype });
       assert.is(bytes, model.weightBytes, `${name} in ${dtype}`);
@@ -47,7 +49,7 @@ test('parts, parameters, memory for each dtype, state', async () => {
     }
     const parts = [facts.vision, facts.connector, facts.text].filter(Boolean);
     assert.is(parts.length, name === 'text' ? 1 : 3);
-    for (const dtype of ['stored', 'f32', 'bf16', 'f16'])
+    for (const dtype of ['stored', 'f32', 'bf16', 'f16', 'int8', 'int4'])
       assert.is(
         parts.reduce((sum, part) => sum + part.memory[dtype], 0),
         facts.memory[dtype],
@@ -65,7 +67,10 @@ test('the table', () => {
   assert.match(table, /^vision {6}siglip, 3 layers of 40, 62 px in patches of 14; [\d,]+ parameters, \d+ kB$/m);
   assert.match(table, /^connector {3}vss-l2, bsm, shared, sum; /m);
   assert.match(table, /^files {7}F16 in 1 file, \d+ kB, of which 100 B are not read$/m);
-  assert.match(table, /^memory {6}\d+ kB as stored, \d+ kB in bf16 or f16, \d+ kB in f32$/m);
+  assert.match(
+    table,
+    /^memory {6}\d+ kB as stored, \d+ kB in f32, \d+ kB in bf16 or f16, \d+ kB in int8, \d+ kB in int4$/m,
+  );
   assert.match(info(join(folder, 'text')), /^vision {6}none: reads text only$/m);
 });
 

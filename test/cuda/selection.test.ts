@@ -36,12 +36,12 @@ interface Outcome {
 const H200 = '90:NVIDIA H200';
 
 /** What a process finds and does with a driver, a library and a wish for a device. */
-function ask(env: Record<string, string>, device = 'auto', then = '', verify = false): Outcome {
+function ask(env: Record<string, string>, device = 'auto', then = '', more: object = {}): Outcome {
   const script = `
     const { devices, load, ops } = await import(${JSON.stringify(pathToFileURL(join(root, 'lib', 'index.ts')).href)});
     const result = { devices: devices(), ran: '', warnings: [] };
     try {
-      const model = await load(${JSON.stringify(join(root, 'models', 'demo'))}, ${JSON.stringify({ device, verify })});
+      const model = await load(${JSON.stringify(join(root, 'models', 'demo'))}, ${JSON.stringify({ device, ...more })});
       result.ran = model.device.name;
       result.warnings = model.warnings;
       ${then}
@@ -141,6 +141,16 @@ add('a card without room for the model: auto goes on with the CPU and says why',
   assert.match(ask(env, 'cuda').ran, /^ERR_OUT_OF_MEMORY .*12 MiB more were asked for/);
 });
 
+add('weights in int8 and int4 are for the CPU: auto goes there and says why', () => {
+  for (const dtype of ['int8', 'int4']) {
+    const { ran, warnings } = ask(mocked({}), 'auto', '', { dtype });
+    assert.is(ran, 'cpu');
+    assert.match(warnings.at(-1)!, new RegExp(`cuda:0 is not used: .*weights in ${dtype} are for the CPU`));
+    const insisted = ask(mocked({}), 'cuda', '', { dtype }).ran;
+    assert.is(insisted.split(' ')[0], 'ERR_CUDA_QUANT');
+  }
+});
+
 add('a card that stops: everything asked of it fails, the CPU goes on', () => {
   const { ran } = ask(
     mocked({ MOCK_LIBRARY_FAILS: 'run' }),
@@ -182,7 +192,7 @@ add('a card that stops: everything asked of it fails, the CPU goes on', () => {
 });
 
 add('verify finds a GPU that computes nothing, at the first step', () => {
-  const { ran } = ask(mocked({}), 'cuda', `await model.generate({ prompt: 'a' });`, true);
+  const { ran } = ask(mocked({}), 'cuda', `await model.generate({ prompt: 'a' });`, { verify: true });
   assert.ok(ran.startsWith('ERR_VERIFY' + ' [embedding] output 0 f32'), ran);
 });
 

@@ -30,7 +30,7 @@ export const codes: Record<string, [string, string]> = {
     'A shape is none, or the array has another number of elements; a transferred array has none.',
     "Make `data.length` the product of `shape`, and don't transfer the buffer.",
   ],
-  ERR_ARG_SHARD_SIZE: ['`convert --shard-size` is no size.', 'Use one such as `5GB`, `500MB` or `2GiB`.'],
+  ERR_ARG_SHARD_SIZE: ['`--shard-size` is no size.', 'Use one such as `5GB`, `500MB` or `2GiB`.'],
   ERR_ARG_STDIN: ['What came on stdin is larger than allowed.', 'Pass a file instead.'],
   ERR_ARG_THREADS: ['`threads` is no whole number from 1 to 1024.', 'Leave it out for one thread on each core.'],
   ERR_ARG_TOKENS: ['`bench --tokens` is out of range.', 'Use 1 to 65536.'],
@@ -59,7 +59,10 @@ export const codes: Record<string, [string, string]> = {
     'The chat template cannot be read or rendered.',
     'Correct the template; without one, vicuna_v1 is used.',
   ],
-  ERR_CKPT_DTYPE: ['A weight is stored in a type that the model cannot use.', 'Convert it to F32, F16 or BF16.'],
+  ERR_CKPT_DTYPE: [
+    'A weight is stored in a type that the model cannot use.',
+    'Convert it to F32, F16 or BF16; what `quantize` writes is I8 and U8 with scales beside it.',
+  ],
   ERR_CKPT_EXTRA: [
     'The checkpoint holds tensors that the model does not know.',
     'Compare config.json with the weights.',
@@ -74,12 +77,19 @@ export const codes: Record<string, [string, string]> = {
   ],
   ERR_CKPT_OPEN: ['The folder cannot be listed.', 'Check its permissions.'],
   ERR_CKPT_SHAPE: ["A weight's shape is not what config.json says.", 'Compare config.json with the weights.'],
-  ERR_CONVERT_EXISTS: ['What `convert` shall make is there already.', 'Give another name, or take the old one away.'],
-  ERR_CONVERT_WRITE: ['`convert` cannot write its folder.', 'Check permissions and free space.'],
+  ERR_CONVERT_EXISTS: [
+    'What `convert` or `quantize` shall make is there already.',
+    'Give another name, or take the old one away.',
+  ],
+  ERR_CONVERT_WRITE: ['`convert` or `quantize` cannot write its folder.', 'Check permissions and free space.'],
   ERR_CUDA: ['A call of the CUDA runtime failed.', 'The message has the call and the reason that the driver gives.'],
   ERR_CUDA_LOST: [
     'The GPU stopped in the middle of its work, and CUDA can not be used any more in this process.',
     "Start the process again, or load the model with `device: 'cpu'`. If it happens again with the same input, report it.",
+  ],
+  ERR_CUDA_QUANT: [
+    'Weights in int8 or int4 were asked for on a GPU, which has no kernels for them yet.',
+    "Use `device: 'cpu'`, or `'auto'`, which goes there by itself.",
   ],
   ERR_CUDA_UNAVAILABLE: [
     'A CUDA device was asked for and there is none to use.',
@@ -181,6 +191,14 @@ export const codes: Record<string, [string, string]> = {
   ],
   ERR_PROMPT_TOO_LONG: ['A text is too long.', 'Shorten it.'],
   ERR_PROMPT_TYPE: ['A prompt or a message has the wrong type.', 'Give a string, or messages with a role and content.'],
+  ERR_QUANT_DTYPE: [
+    'A checkpoint that is quantised was asked for in another dtype, or to be quantised again.',
+    "Use `dtype: 'auto'`, or the checkpoint that it was made from.",
+  ],
+  ERR_QUANT_VALUES: [
+    'A matrix that shall be quantised holds NaN or infinity, or one that is quantised numbers that its format does not have.',
+    'The message names the tensor. Mend the checkpoint, or fetch it again.',
+  ],
   ERR_QUEUE_FULL: [
     'More generations wait than `maxQueue` allows.',
     'Try again later, or load the model with a larger `maxQueue` or `maxBatch`.',

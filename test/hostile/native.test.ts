@@ -67,7 +67,7 @@ test('no argument, too few, and each replaced by every kind of nonsense', async 
     read: [device, buffer, 0, 4],
     copy: [device, buffer, 0, buffer, 8, 8],
     fill: [device, buffer, 0, 8, 1],
-    load: [device, '/dev/null', new BigInt64Array(4), new Float64Array(7), [buffer], token],
+    load: [device, '/dev/null', new BigInt64Array(4), new Float64Array(11), [buffer], token, 1],
     compile: [device, words(), []],
     drop: [program],
     run: [device, program, inputs(), token, false, false],
@@ -130,6 +130,55 @@ test('handles after they were freed, and twice', async () => {
   await refused('compile', () => addon.compile(device, words(), [buffer]));
 });
 
+test('segments of load that no file may ask for', async () => {
+  const buffer = await addon.alloc(device, 1024);
+  const [f32, f16, bf16, i32, u8, i8] = [0, 1, 2, 3, 4, 5];
+  const [any, weights, scales, grids] = [0, 1, 2, 3];
+  /** [offset, count, from, to, transform, buffer, at, rule, columns, scale_at, grid_at] */
+  const good = [
+    [0, 256, f32, f32, 0, 0, 0, any, 0, 0, 0],
+    [0, 256, f16, f32, 1, 0, 0, any, 0, 0, 0],
+    [0, 1024, i8, i8, 0, 0, 0, weights, 0, 0, 0],
+    [0, 256, f32, f32, 0, 0, 0, scales, 0, 0, 0],
+    [0, 1024, i8, i8, 0, 0, 0, grids, 0, 0, 0],
+    [0, 600, f32, i8, 0, 0, 0, any, 200, 600, 0],
+    [0, 400, bf16, u8, 0, 0, 0, any, 200, 256, 512],
+  ];
+  const bad: [number[], Record<number, number>][] = [
+    [good[0]!, { 2: i32!, 3: i32! }],
+    [good[0]!, { 2: u8! }],
+    [good[0]!, { 3: 6 }],
+    [good[0]!, { 1: 257 }],
+    [good[0]!, { 7: 4 }],
+    [good[1]!, { 7: scales! }],
+    [good[2]!, { 4: 1 }],
+    [good[2]!, { 7: scales! }],
+    [good[2]!, { 1: 1025 }],
+    [good[3]!, { 4: 1 }],
+    [good[3]!, { 1: 255, 6: 2 }],
+    [good[5]!, { 7: weights! }],
+    [good[5]!, { 4: 1 }],
+    [good[5]!, { 8: 0 }],
+    [good[5]!, { 8: 199 }],
+    [good[5]!, { 9: 602 }],
+    [good[5]!, { 9: 1004 }],
+    [good[5]!, { 6: 425 }],
+    [good[6]!, { 10: 993 }],
+    [good[6]!, { 9: 1012 }],
+    [good[6]!, { 6: 769 }],
+    [good[6]!, { 1: 2 ** 44 }],
+  ];
+  const call = (numbers: number[]) =>
+    addon.load(device, '/dev/null', new BigInt64Array(4), Float64Array.from(numbers), [buffer], null, 2);
+  // Whatever is right gets as far as the file, which is not the one that was expected.
+  for (const numbers of good) assert.is((await failure(() => call(numbers))).code, 'ERR_ST_CHANGED', numbers.join());
+  for (const [numbers, change] of bad) {
+    const changed = numbers.map((number, i) => change[i] ?? number);
+    const error = await failure(() => call(changed));
+    assert.ok(error instanceof TypeError || error instanceof RangeError, `${changed}: ${error.message}`);
+  }
+});
+
 test('a program runs on its own device only', async () => {
   const program = await addon.compile(device, words(), []);
   await refused('run', () => addon.run(other, program, inputs(), null, false, false));
@@ -164,14 +213,14 @@ test('lists whose getters take memory away', async () => {
     },
   });
   await refused('compile', () => addon.compile(device, program, sly));
-  const segments = Float64Array.of(0, 1, 0, 0, 0, 0, 0);
+  const segments = Float64Array.of(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   const sly2 = Object.defineProperty([buffer], 0, {
     get: () => {
       structuredClone(segments.buffer, { transfer: [segments.buffer as ArrayBuffer] });
       return buffer;
     },
   });
-  await addon.load(device, '/dev/null', new BigInt64Array(4), segments, sly2, null).catch(() => {});
+  await addon.load(device, '/dev/null', new BigInt64Array(4), segments, sly2, null, 1).catch(() => {});
   const made = await addon.compile(device, words(), []);
   const list = inputs();
   const victim = list[0]!;
@@ -298,7 +347,7 @@ test(`${CALLS} calls with arguments drawn at random from a seed`, async () => {
     read: [0, 1, 4, 4],
     copy: [0, 1, 4, 1, 4, 4],
     fill: [0, 1, 4, 4, 4],
-    load: [0, 13, 9, 8, 11, 3],
+    load: [0, 13, 9, 8, 11, 3, 4],
     compile: [0, 14, 12],
     run: [0, 2, 10, 3, 4, 4],
     free: [1],

@@ -21,8 +21,22 @@ function compiler(): string {
 
 /** Returns the folder with the programs. */
 export function build(sanitize: 'address' | 'thread'): string {
-  const out = join('build-native', sanitize);
-  must('cmake', ['-S', 'test/native', '-B', out, `-DCMAKE_CXX_COMPILER=${compiler()}`, `-DSANITIZE=${sanitize}`]);
+  return make(sanitize, [`-DCMAKE_CXX_COMPILER=${compiler()}`, `-DSANITIZE=${sanitize}`]);
+}
+
+/** The same for Linux on arm64, with Debian's cross compiler, for an emulator to run. */
+export function buildForArm64(): string {
+  return make('arm64', [
+    '-DCMAKE_SYSTEM_NAME=Linux',
+    '-DCMAKE_SYSTEM_PROCESSOR=aarch64',
+    '-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++',
+    '-DSANITIZE=undefined',
+  ]);
+}
+
+function make(name: string, settings: string[]): string {
+  const out = join('build-native', name);
+  must('cmake', ['-S', 'test/native', '-B', out, ...settings]);
   must('cmake', ['--build', out, '-j2']);
   return out;
 }

@@ -149,8 +149,9 @@ class Cook {
  private:
   Isa isa() {
     const Isa best = detect_isa();
-    if (best == Isa::neon) return best;
-    return static_cast<Isa>(data_.ConsumeIntegralInRange<int>(0, static_cast<int>(best)));
+    const auto lower = lower_isas(best);
+    const size_t i = data_.ConsumeIntegralInRange<size_t>(0, lower.size());
+    return i < lower.size() ? lower[i] : best;
   }
 
   void add(const std::string& letters, bool output) {

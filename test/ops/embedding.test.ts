@@ -2,8 +2,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { embedding } from '../../lib/ops/embedding.ts';
 import { slice, transpose } from '../../lib/tensor.ts';
-import { device, failure, floats, hardLengths, ops, random, run, same } from '../kit.ts';
+import { device, failure, floats, hardLengths, onCuda, ops, random, run, same } from '../kit.ts';
 import * as reference from '../reference/embedding.ts';
+import { BLOCK, blocksOf } from '../reference/quantised.ts';
 
 const op = ops.embedding;
 
@@ -38,6 +39,22 @@ for (const d of hardLengths)
       const values = Float32Array.from(data, value);
       same(got.y.data, Float32Array.from(reference.embedding(ids.data, values, d, rows.data)), dtype);
     }
+  });
+
+for (const d of hardLengths)
+  test(`width ${d}, weights in int8, words and pictures`, async () => {
+    if (onCuda) return;
+    const blocks = blocksOf(d);
+    const ids = { shape: [2, 9], data: integers(d, 18, -3, 7) };
+    const rows = { shape: [3, d], data: floats(d + 1, 3 * d) };
+    const weight = { shape: [7, d], data: Int8Array.from(integers(d + 2, 7 * d, -127, 128)) };
+    const scale = { shape: [7, blocks], data: floats(d + 3, 7 * blocks, 0, 0.1) };
+    const { y } = await op({ ids, weight, rows, scale });
+    const values = Float32Array.from(
+      weight.data,
+      (q, i) => q * scale.data[Math.floor(i / d) * blocks + Math.floor((i % d) / BLOCK)]!,
+    );
+    same(y.data, Float32Array.from(reference.embedding(ids.data, values, d, rows.data)), 'int8');
   });
 
 test('strided ids, columns of wider tables, the same bytes on 1 and 2 threads', async () => {
@@ -108,6 +125,22 @@ test('errors', async () => {
       'ERR_OP_SHAPE',
       () => op({ ids, weight, rows: { shape: [1, 3], data: floats(1, 3) } }),
       /rows must be \[r,d\] = \[\*,4\]/,
+    ],
+    [
+      'ERR_OP_SHAPE',
+      () => op({ ids, weight: { shape: [3, 4], data: new Int8Array(12) } }),
+      /scale goes with a weight of i8/,
+    ],
+    ['ERR_OP_SHAPE', () => op({ ids, weight, scale: { shape: [3, 1], data: floats(1, 3) } }), /scale goes with/],
+    [
+      'ERR_OP_SHAPE',
+      () =>
+        op({
+          ids,
+          weight: { shape: [3, 4], data: new Int8Array(12) },
+          scale: { shape: [3, 2], data: floats(1, 6) },
+        }),
+      /scale must be .* = \[3,1\], got \[3,2\]/,
     ],
     ['ERR_ARG_TYPE', () => op({ ids } as never), /weight is missing/],
   ];

@@ -171,7 +171,7 @@ test('errors', async () => {
     ['ERR_OP_DTYPE', () => ops.linear({ x: { shape: [2, 4], data: new Int32Array(8) }, weight }), /x must be f32/],
     [
       'ERR_OP_DTYPE',
-      () => ops.linear({ x, weight: { shape: [3, 4], data: new Uint8Array(12) } }),
+      () => ops.linear({ x, weight: { shape: [3, 4], data: new Int32Array(12) } }),
       /weight must be f32 or f16/,
     ],
     [

@@ -12,7 +12,8 @@ const test = suite('release gates');
 const base = mkdtempSync(join(tmpdir(), 'vl-mamba-gates-'));
 test.after(() => rmSync(base, { recursive: true, force: true }));
 
-const LIMITS: Limits = { glibc: '2.34', glibcxx: '3.4.30', platforms: [], cuda: [] };
+const SYMBOLS = { glibc: '2.34', glibcxx: '3.4.30' };
+const LIMITS: Limits = { addon: SYMBOLS, cudaLibrary: SYMBOLS, platforms: [], cuda: [] };
 const MANIFEST = { name: 'vl-mamba', gypfile: false, dependencies: { sharp: '^0.35.5' } };
 const GOOD: Record<string, string | Buffer> = {
   'package.json': JSON.stringify(MANIFEST),
@@ -102,7 +103,9 @@ test('what a Linux binary asks for', () => {
   const source = join(base, 'source.c');
   const odd = join(base, 'libodd.so');
   const binary = join(base, 'binary.so');
-  writeFileSync(source, 'extern "C" double exp(double); double f(double x) { return exp(x); }');
+  const writeSource = (called: string) =>
+    writeFileSync(source, `extern "C" double ${called}(double); double f(double x) { return ${called}(x); }`);
+  writeSource('exp');
   const compile = (out: string, ...args: string[]) => {
     const { status, stderr } = spawnSync('g++', ['-x', 'c++', '-shared', '-fPIC', '-o', out, ...args], {
       encoding: 'utf8',
@@ -116,10 +119,38 @@ test('what a Linux binary asks for', () => {
     return { ...GOOD, 'prebuilds/linux-x64/vl-mamba.glibc.node': readFileSync(binary) };
   };
   assert.match(judge('libraries', made()), /libstdc\+\+\.so\.6/);
-  assert.match(judge('symbol versions', made(), { glibc: '99' }), /GLIBC_2/);
-  assert.throws(() => judge('symbol versions', made(), { glibc: '2.1' }), /at most 2\.1/);
+  const addon = (glibc: string) => ({ addon: { ...SYMBOLS, glibc } });
+  assert.match(judge('symbol versions', made(), addon('99')), /GLIBC_2/);
+  assert.throws(() => judge('symbol versions', made(), addon('2.1')), /at most 2\.1/);
   assert.throws(() => judge('libraries', made(odd)), /libodd\.so/);
   assert.throws(() => judge('libraries', made('-Wl,-rpath,/opt/lib')), /\/opt\/lib/);
+  writeSource('napi_throw');
+  assert.match(judge('symbol versions', made(), addon('99')), /GLIBC_2/);
+  writeSource('of_no_library');
+  assert.throws(() => judge('symbol versions', made(), addon('99')), /of_no_library/);
+});
+
+test('processors', () => {
+  const header = (...fields: [at: number, value: number][]) => {
+    const bytes = Buffer.alloc(80);
+    for (const [at, value] of fields) bytes.writeUInt32LE(value, at);
+    return bytes;
+  };
+  const binaries = {
+    'prebuilds/linux-x64/vl-mamba.glibc.node': header([0, 0x464c457f], [18, 62]),
+    'prebuilds/linux-arm64/vl-mamba.glibc.node': header([0, 0x464c457f], [18, 183]),
+    'prebuilds/darwin-x64/vl-mamba.node': header([0, 0xfeedfacf], [4, 0x01000007]),
+    'prebuilds/darwin-arm64/vl-mamba.node': header([0, 0xfeedfacf], [4, 0x0100000c]),
+    'prebuilds/win32-x64/vl-mamba.node': header([60, 64], [64, 0x4550], [68, 0x8664]),
+  };
+  assert.match(judge('processors', binaries), /5 binaries/);
+  const arm = binaries['prebuilds/linux-arm64/vl-mamba.glibc.node'];
+  for (const [wrong, said] of [
+    [arm, /linux-x64.* is for linux-arm64/],
+    [header([0, 0x464c457f], [18, 243]), /linux-x64.* is for none that is known/],
+    [Buffer.from('damaged'), /linux-x64.* is for none that is known/],
+  ] as const)
+    assert.throws(() => judge('processors', { ...binaries, 'prebuilds/linux-x64/vl-mamba.glibc.node': wrong }), said);
 });
 
 test('versions are compared by number', () => {

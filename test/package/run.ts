@@ -1,9 +1,10 @@
 /**
- * npm run test:package [-- TARBALL] [--npm CLI.js] [--node PATH] [--pnpm CLI.js] [--yarn CLI.js]
+ * npm run test:package [-- TARBALL] [--npm CLI.js] [--node PATH] [--pnpm CLI.js] [--yarn CLI.js] [--berry CLI.js] [--bun PATH]
  *
  * The tarball of `npm run release:pack`, as a user meets it: installed into empty folders with a PATH that holds Node, npm and a
  * shell and no compiler, then run with every connection refused. Dependencies come from the registry or npm's cache. --node
- * and --npm take other versions than those that run this; pnpm and yarn are tried when they are given.
+ * and --npm take other versions than those that run this; pnpm, yarn 1, yarn from 2 on (--berry) and bun are tried when they are
+ * given, and counted as skipped when not.
  */
 import { spawnSync } from 'node:child_process';
 import {
@@ -30,7 +31,7 @@ const root = join(here, '..', '..');
 const path = { type: 'string' } as const;
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { npm: path, node: path, pnpm: path, yarn: path },
+  options: { npm: path, node: path, pnpm: path, yarn: path, berry: path, bun: path },
 });
 const newest = (): string => {
   const { name, version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, string>;
@@ -114,6 +115,8 @@ function empty(name: string): string {
   const folder = join(base, name);
   mkdirSync(folder);
   writeFileSync(join(folder, 'package.json'), '{ "private": true }\n');
+  // So that yarn takes this for a project and not for a part of one above.
+  writeFileSync(join(folder, 'yarn.lock'), '');
   return folder;
 }
 
@@ -236,13 +239,11 @@ check('start-up: import opens no native library', () => {
 });
 
 /** Both ways to meet it: a program gets an error with a code, the command a line and exit status 1. */
-function noBinary(said: RegExp[]): string {
-  const program = runNode(plain, [
-    '--input-type=module',
-    '-e',
-    "import { devices } from 'vl-mamba'; try { devices(); } catch (e) { console.log(e.code, e.message); }",
-  ]);
-  const command = runNode(plain, [join(packageFolder, 'dist', 'cli.mjs'), 'demo']);
+function noBinary(said: RegExp[], more: NodeJS.ProcessEnv = {}): string {
+  const devices =
+    "import { devices } from 'vl-mamba'; try { devices(); } catch (e) { console.log(e.code, e.message); }";
+  const program = runNode(plain, ['--input-type=module', '-e', devices], more);
+  const command = runNode(plain, [join(packageFolder, 'dist', 'cli.mjs'), 'demo'], more);
   assert.is(command.status, 1);
   assert.is(command.stderr.trim().split('\n').length, 1, command.stderr);
   for (const text of [program.stdout, command.stderr])
@@ -251,6 +252,8 @@ function noBinary(said: RegExp[]): string {
   return command.stderr.trim();
 }
 const prebuilds = join(packageFolder, 'prebuilds');
+if (process.platform === 'linux')
+  check('another C library', () => noBinary([/vl-mamba\.glibc\.node/, /another C library/, /slim/], { LIBC: 'musl' }));
 const ours = join(prebuilds, `${process.platform}-${process.arch}`);
 renameSync(ours, join(prebuilds, 'aix-ppc64'));
 check('nothing fits the platform', () => noBinary([/Looked for .*prebuilds/, /aix-ppc64/, /npm install/]));
@@ -270,5 +273,26 @@ if (values.yarn) {
   const folder = install('yarn add', join(bin, 'node'), [yarn, 'add', tarball], [yarn, 'install']);
   demo('yarn add', folder, join(bin, 'node'), [yarn, '--silent', 'vl-mamba']);
 }
+if (values.berry) {
+  const yarn = resolve(values.berry);
+  env.YARN_NODE_LINKER = 'node-modules';
+  env.YARN_GLOBAL_FOLDER = join(base, 'berry');
+  env.YARN_ENABLE_TELEMETRY = '0';
+  env.YARN_ENABLE_IMMUTABLE_INSTALLS = 'false';
+  // It reads no .npmrc.
+  env.YARN_NPM_REGISTRY_SERVER = run(base, npmBin, ['config', 'get', 'registry']).stdout.trim().replace(/\/$/, '');
+  const folder = install('berry add', join(bin, 'node'), [yarn, 'add', `vl-mamba@file:${tarball}`], [yarn, 'install']);
+  demo('berry add', folder, join(bin, 'node'), [yarn, 'vl-mamba']);
+}
+if (values.bun) {
+  const bun = resolve(values.bun);
+  env.BUN_INSTALL_CACHE_DIR = join(base, 'bun');
+  const folder = install('bun add', bun, ['add', tarball], ['install']);
+  demo('bun add', folder, bun, ['run', 'vl-mamba']);
+  demo('bun add, in bun itself', folder, bun, ['--bun', 'run', 'vl-mamba']);
+}
+const skipped = (['pnpm', 'yarn', 'berry', 'bun'] as const).filter((name) => !values[name]);
+if (skipped.length > 0)
+  console.log(`${skipped.length} skipped: ${skipped.map((name) => `--${name}`).join(', ')} not given`);
 console.log(failed === 0 ? 'the package works' : `${failed} checks failed`);
 process.exitCode = failed === 0 ? 0 : 1;

@@ -3,6 +3,7 @@
  * is a Mamba layer of its own over permuted patches, put back and added. Rows are arrays of Float64Arrays.
  */
 import { activations } from './activation.ts';
+import { BLOCK, quantiseRow } from './quantised.ts';
 
 export type Rows = Float64Array[];
 
@@ -14,9 +15,18 @@ const add = (a: Rows, b: Rows): Rows => a.map((row, i) => row.map((x, j) => x + 
 const apply = (a: Rows, f: (x: number) => number): Rows => a.map((row) => row.map(f));
 const softplus = (x: number) => (x > 30 ? x : Math.log1p(Math.exp(x)));
 
+/** Weights whose products round the other side to int8 first. */
+export const rounding = new WeakSet<ArrayLike<number>>();
+
+function rounded(row: Float64Array): Float64Array {
+  const { values, scale } = quantiseRow(row);
+  return Float64Array.from(values, (q, i) => q * scale[Math.floor(i / BLOCK)]!);
+}
+
 function linear(x: Rows, weight: ArrayLike<number>, n: number, bias?: ArrayLike<number>): Rows {
   const k = x[0]!.length;
-  return x.map((row) =>
+  const seen = rounding.has(weight) ? x.map(rounded) : x;
+  return seen.map((row) =>
     Float64Array.from({ length: n }, (_, j) => {
       let sum = bias ? bias[j]! : 0;
       for (let i = 0; i < k; i++) sum += row[i]! * weight[j * k + i]!;
