@@ -43,7 +43,6 @@ function build(signal: AbortSignal): Command {
       'after',
       `
 Examples:
-  vl-mamba demo
   vl-mamba run demo -i photo.jpg -p "What is in this picture?"
   curl -s https://example.com/cat.png | vl-mamba run org/name -i -
 
@@ -112,7 +111,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   program
     .command('convert')
-    .description('a checkpoint out of a tower, a language model, a connector')
+    .description('a checkpoint out of tower, language model, connector')
     .argument('<out>', 'the folder to make; nothing is overwritten')
     .requiredOption('--vision <folder>', 'SigLIP or CLIP, the whole model or its tower, with preprocessor_config.json')
     .requiredOption('--lm <folder>', "Mamba with Hugging Face's names or state-spaces', with tokenizer.json")
@@ -129,7 +128,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   program
     .command('quantize')
-    .description('the same model with weights of 8 or 4 bits, for the CPU')
+    .description('the same model in int8 or int4, for the CPU')
     .argument('<model>', MODEL)
     .argument('<out>', 'the folder to make; nothing is overwritten')
     .option('--dtype <name>', 'int8 or int4', 'int8')
