@@ -128,7 +128,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 
   program
     .command('quantize')
-    .description('the same model with weights of 8 or 4 bits')
+    .description('the same model in int8 or int4, for the CPU')
     .argument('<model>', MODEL)
     .argument('<out>', 'the folder to make; nothing is overwritten')
     .option('--dtype <name>', 'int8 or int4', 'int8')

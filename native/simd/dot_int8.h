@@ -370,16 +370,15 @@ SIMD_INLINE void each_of(Call f) {
   f(std::integral_constant<int, N - 1>());
 }
 
-// I::N dwords of each of I::N rows, by columns: use(j, lane i = dword j of row i) for every j. What lies beyond `columns`
-// rows or `bytes` of a row is not read, and 0.
+// I::N dwords of each of I::N rows, by columns: use(j, lane i = dword j of row i) for every j. Of the tensor there are
+// `columns` rows from here on and `bytes` of the last of them; nothing beyond is read. What isn't of these rows is anything.
 template <class Use>
 SIMD_INLINE void columns_of(const uint8_t* rows, int64_t row_bytes, int64_t columns, int64_t bytes, Use use) {
   alignas(64) uint8_t part[I::N][4 * I::N];
-  if (columns < I::N || bytes < 4 * I::N) {
+  if ((I::N - 1) * row_bytes + 4 * I::N > (columns - 1) * row_bytes + bytes) {
     std::memset(part, 0, sizeof part);
-    for (int64_t i = 0; i < I::N && i < columns; i++)
-      if (bytes > 0)
-        std::memcpy(part[i], rows + i * row_bytes, static_cast<size_t>(bytes < 4 * I::N ? bytes : 4 * I::N));
+    for (int64_t i = 0; i < I::N && i < columns && bytes > 0; i++)
+      std::memcpy(part[i], rows + i * row_bytes, static_cast<size_t>(bytes < 4 * I::N ? bytes : 4 * I::N));
     rows = part[0];
     row_bytes = sizeof part[0];
   }

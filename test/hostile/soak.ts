@@ -8,7 +8,6 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { getHeapStatistics } from 'node:v8';
 import { load } from '../../lib/index.ts';
 import { tinyConfig, tinyPreprocessor, writeCheckpoint } from '../models/checkpoint.ts';
 import { determinism } from './determinism.ts';
@@ -43,8 +42,6 @@ function report(what: string, ok: boolean, figure: string): void {
 interface Footprint {
   /** Bytes. */
   rss: number;
-  /** RSS without the pages of V8's heap that hold nothing: V8 takes and returns those when it sees fit. */
-  used: number;
   files: number;
   threads: number;
 }
@@ -56,11 +53,8 @@ async function footprint(): Promise<Footprint> {
   }
   const linux = process.platform === 'linux';
   const status = linux ? readFileSync('/proc/self/status', 'utf8') : '';
-  const rss = linux ? Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024 : process.memoryUsage().rss;
-  const heap = getHeapStatistics();
   return {
-    rss,
-    used: rss - heap.total_physical_size + heap.used_heap_size,
+    rss: linux ? Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024 : process.memoryUsage().rss,
     files: linux ? readdirSync('/proc/self/fd').length : 0,
     threads: linux ? readdirSync('/proc/self/task').length : 0,
   };
@@ -78,25 +72,23 @@ function growth(samples: number[]): number {
 /** Does something `count` times; the first half warms up, the second is measured. */
 async function soak(what: string, count: number, once: (i: number) => PromiseLike<unknown>): Promise<void> {
   const start = performance.now();
-  const samples: Footprint[] = [];
+  const samples: number[] = [];
   const every = Math.max(1, Math.floor(count / 100));
   let before: Footprint | undefined;
   for (let i = 0; i < count; i++) {
     await once(i);
     if (i === count >> 1) before = await footprint();
-    if (i > count >> 1 && i % every === 0) samples.push(await footprint());
+    if (i > count >> 1 && i % every === 0) samples.push((await footprint()).rss);
   }
   const after = await footprint();
-  const grown = { rss: growth(samples.map(({ rss }) => rss)), used: growth(samples.map(({ used }) => used)) };
+  const grown = growth(samples);
   const seconds = ((performance.now() - start) / 1000).toFixed(0);
-  const mib = (n: number) => `${(n / 2 ** 20).toFixed(2)} MiB`;
-  // A short run has not settled yet.
-  const fine = grown.used < (values.long ? after.used * 0.01 : 4 * 2 ** 20);
-  const counted = `descriptors ${before!.files} → ${after.files}, threads ${before!.threads} → ${after.threads}`;
+  const mib = (n: number) => (n / 2 ** 20).toFixed(2);
   report(
     `${count} ${what}`,
-    fine && after.files <= before!.files && after.threads <= before!.threads,
-    `RSS ${mib(after.rss)}, grown ${mib(grown.rss)}; in use ${mib(after.used)}, grown ${mib(grown.used)}; ${counted}; ${seconds} s`,
+    grown < 4 * 2 ** 20 && after.files <= before!.files && after.threads <= before!.threads,
+    `RSS ${mib(after.rss)} MiB, grown ${mib(grown)} MiB (${((100 * grown) / after.rss).toFixed(1)} %), ` +
+      `descriptors ${before!.files} → ${after.files}, threads ${before!.threads} → ${after.threads}, ${seconds} s`,
   );
 }
 

@@ -65,8 +65,8 @@ void run(const std::vector<int32_t>& words, const std::vector<std::shared_ptr<Bu
   }
 }
 
-// Arguments as letters: the same letter, the same size. '?' in front: may be left out. ':' i and u: i32 and u8, w: f32, f16 or
-// bf16. Where K or k stands for the directions of a scan, k may be missing.
+// Arguments as letters: the same letter, the same size. '?' in front: may be left out; '-': is. ':' i, u and q: i32, u8 and
+// i8, w: f32, f16 or bf16. Where K or k stands for the directions of a scan, k may be missing.
 struct Recipe {
   const char *op, *inputs, *outputs;
 };
@@ -77,9 +77,12 @@ constexpr Recipe kRecipes[] = {
     {"causal_conv1d_2d", "bdp kdt ?kd", "bKdp"},
     {"cross_merge", "bKcp", "bcyx"},
     {"cross_scan", "bcyx", "bKcp"},
-    {"embedding", "bl:i nd:w ?md", "bld"},
+    {"embedding", "bl:i nd:w ?md -", "bld"},
+    {"embedding", "bl:i nz:q ?mz nB", "blz"},
     {"layer_norm", "rd d ?d ?rd", "rd ?rd"},
-    {"linear", "re ne:w ?n ?rn", "rn"},
+    {"linear", "re ne:w ?n ?rn - -", "rn"},
+    {"linear", "rz nz:q ?n ?rn nB -", "rn"},
+    {"linear", "rz nH:u ?n ?rn nB nG2:q", "rn"},
     {"patch_embed", "bcYX dcPP:w ?d ?qd ?d", "bqd"},
     {"resize_bicubic", "YX3:u", "yx3:u"},
     {"rms_norm", "rd d ?rd", "rd ?rd"},
@@ -118,6 +121,9 @@ class Cook {
     size_['P'] = data_.ConsumeIntegralInRange<int64_t>(1, 3);
     size_['Y'] = data_.ConsumeIntegralInRange<int64_t>(1, 9), size_['X'] = data_.ConsumeIntegralInRange<int64_t>(1, 9);
     size_['q'] = (size_['Y'] / size_['P']) * (size_['X'] / size_['P']);
+    size_['z'] = data_.ConsumeIntegralInRange<int64_t>(0, 300), size_['B'] = quant_blocks(size_['z']);
+    size_['H'] = size_['B'] * 64, size_['G'] = size_['B'] * 4;
+    if (data_.ConsumeBool()) size_['r'] = data_.ConsumeIntegralInRange<int64_t>(0, 30);
     for (const char c : std::string("236")) size_[c] = c - '0';
 
     Words::Step step{id, {}, {}};
@@ -128,7 +134,7 @@ class Cook {
     const std::vector<std::string> names = split(std::string(kOps[id].inputs) + " " + kOps[id].outputs, ' ');
     std::vector<bool> given;
     for (size_t i = 0; i < arguments.size(); i++) {
-      given.push_back(arguments[i][0] != '?' || data_.ConsumeBool());
+      given.push_back(arguments[i] != "-" && (arguments[i][0] != '?' || data_.ConsumeBool()));
       if (names[i] == "slots?" && !given[i]) size_['S'] = size_['b'];
       if (names[i] == "class_embedding?" && given[i]) size_['q']++;
     }
@@ -160,6 +166,7 @@ class Cook {
     if (parts.size() > 1) {
       if (parts[1] == "i") t.dtype = 3;
       if (parts[1] == "u") t.dtype = 4;
+      if (parts[1] == "q") t.dtype = 5;
       if (parts[1] == "w") t.dtype = data_.ConsumeIntegralInRange<int32_t>(0, 2);
     }
     for (const char c : parts[0]) {
