@@ -1,5 +1,5 @@
 /**
- * npx tsx bench/models/table.ts [--device cpu|cuda] [--llama FOLDER] [SIZES…]
+ * npx tsx bench/models/table.ts [--device cpu|cuda] [--dtype auto,int8,int4] [--llama FOLDER] [SIZES…]
  *
  * Whole models with random weights at public sizes (npm run random-checkpoint), by the device's own clock: a step of writing
  * for 1, 8 and 64 texts, reading a prompt, encoding a picture, the first token after a picture and a question, loading. The
@@ -20,7 +20,11 @@ import { timeLlamaCpp } from './llama_cpp.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { device: { type: 'string', default: 'cuda' }, llama: { type: 'string' } },
+  options: {
+    device: { type: 'string', default: 'cuda' },
+    dtype: { type: 'string', default: 'auto' },
+    llama: { type: 'string' },
+  },
 });
 const sizes = positionals.length > 0 ? positionals : ['130m', '1.4b', 'siglip', 'clip', 'vl-2.8b'];
 /** In memory where there is room: what is measured is not a disk. */
@@ -30,10 +34,11 @@ const median = (list: number[]) => list.sort((a, b) => a - b)[list.length >> 1]!
 const line = (name: string, ms: number, more = '') =>
   console.log(`${name.padEnd(44)}${ms.toFixed(3).padStart(10)}  ${more}`);
 
-/** What the machine allows: bytes and operations of products a second. */
+/** What the machine allows: bytes read and operations of products a second, in bf16 (or f32 where there is none) and in int8. */
 interface Limits {
   read: number;
   multiply: number;
+  int8: number;
 }
 
 /** Operations a second that an H200's tensor cores reach in bf16. */
@@ -44,24 +49,28 @@ const CPU_SCAN = 0.02 / (1536 * 16 * 2048);
 async function limitsOf(device: string): Promise<Limits> {
   const probe = await openDevice(device as 'cpu');
   try {
-    if (probe.cuda) return { read: await copyBandwidth(probe), multiply: H200_MULTIPLY };
+    if (probe.cuda) return { read: await copyBandwidth(probe), multiply: H200_MULTIPLY, int8: Number.NaN };
     const rows = peak(probe.threads);
-    const best = (key: 'gbps' | 'gflops') => 1e9 * Math.max(...rows.map((row) => row[key] ?? 0));
-    return { read: best('gbps'), multiply: best('gflops') };
+    const rate = (what: string) => {
+      const row = rows.find(({ name }) => name.includes(what));
+      return 1e9 * (row?.gbps ?? row?.gflops ?? 0);
+    };
+    const multiply = rate('bf16') || rate('f32');
+    return { read: rate('read'), multiply, int8: rate('int8') || multiply };
   } finally {
     await probe.dispose();
   }
 }
 
 /** The least seconds for reading `length` positions: products at full speed, and on a CPU the scans at their aim. */
-function leastToRead({ config, device }: Model, length: number, { multiply }: Limits): number {
+function leastToRead({ config, device }: Model, length: number, multiply: number): number {
   const { numHiddenLayers, hiddenSize: d, intermediateSize: e, stateSize: n, timeStepRank: r, vocabSize } = config.text;
   const products = numHiddenLayers * (3 * d * e + e * (2 * r + 2 * n)) * length + d * vocabSize;
   const scans = device.name === 'cpu' ? numHiddenLayers * e * n * length * CPU_SCAN : 0;
   return (2 * products) / multiply + scans;
 }
 
-async function language(model: Model, limits: Limits): Promise<void> {
+async function language(model: Model, { read: bandwidth }: Limits, multiply: number): Promise<void> {
   const vision = model.config.vision ? await model.profile('picture') : undefined;
   const read = (steps: { ms: number; gbps: number }[]) => steps.reduce((sum, { ms, gbps }) => sum + ms * gbps * 1e6, 0);
   const share = (least: number, ms: number) =>
@@ -69,7 +78,7 @@ async function language(model: Model, limits: Limits): Promise<void> {
   for (const batch of [1, 8, 64]) {
     const { ms, steps } = await model.profile(1, { batch, rounds: 20 });
     const one = median(ms);
-    const least = Math.min(read(steps), model.weightBytes) / limits.read;
+    const least = Math.min(read(steps), model.weightBytes) / bandwidth;
     line(`  decode, batch ${batch}`, one, `${((1000 * batch) / one).toFixed(0)} tokens a second${share(least, one)}`);
   }
   for (const length of model.device.name === 'cpu' ? [512] : [800, 2048]) {
@@ -78,18 +87,21 @@ async function language(model: Model, limits: Limits): Promise<void> {
     line(
       `  read ${length} positions`,
       one,
-      `${speed} tokens a second${share(leastToRead(model, length, limits), one)}`,
+      `${speed} tokens a second${share(leastToRead(model, length, multiply), one)}`,
     );
   }
 }
 
+/** What llama.cpp calls the weights that we load as such a dtype. */
+const PEERS = { auto: 'bf16', int8: 'q8_0', int4: 'q4_0' } as const;
+type LoadedDtype = keyof typeof PEERS;
+
 /** llama.cpp's times beside ours. */
-async function beside(folder: string, { config, device: { threads } }: Model): Promise<void> {
-  for (const type of ['bf16', 'q8_0', 'q4_0'] as const) {
-    const { token, read } = await timeLlamaCpp(folder, config.text, type, { threads, length: 512, scratch });
-    line(`  llama.cpp ${type}: decode, batch 1`, token, `${(1000 / token).toFixed(0)} tokens a second`);
-    line(`  llama.cpp ${type}: read 512 positions`, read, `${(512_000 / read).toFixed(0)} tokens a second`);
-  }
+async function beside(folder: string, { config, device: { threads } }: Model, dtype: LoadedDtype): Promise<void> {
+  const type = PEERS[dtype];
+  const { token, read } = await timeLlamaCpp(folder, config.text, type, { threads, length: 512, scratch });
+  line(`  llama.cpp ${type}: decode, batch 1`, token, `${(1000 / token).toFixed(0)} tokens a second`);
+  line(`  llama.cpp ${type}: read 512 positions`, read, `${(512_000 / read).toFixed(0)} tokens a second`);
 }
 
 /** From the call to the first token, and the JavaScript thread's share of a token. */
@@ -126,17 +138,20 @@ await probe.dispose();
 for (const size of sizes) {
   const dir = join(scratch, size);
   execFileSync(process.execPath, ['--import', 'tsx', 'bench/models/random_checkpoint.ts', size, dir]);
-  const limits = await limitsOf(values.device);
-  const can = `${(limits.read / 1e9).toFixed(1)} GB/s, ${(limits.multiply / 1e9).toFixed(0)} GFLOP/s`;
-  const start = performance.now();
-  const model = await load(dir, { device: values.device });
-  const mib = (model.weightBytes / 2 ** 20).toFixed(0);
-  line(size, performance.now() - start, `to load ${mib} MiB; the machine's limits: ${can}`);
-  if (model.config.vision) line('  a picture', median((await model.profile('picture', { rounds: 20 })).ms));
-  if (!['siglip', 'clip'].includes(size)) await language(model, limits);
-  if (values.llama && !model.config.vision) await beside(values.llama, model);
-  if (size.startsWith('vl-')) await conversation(model);
-  await model.dispose();
+  for (const dtype of values.dtype.split(',') as LoadedDtype[]) {
+    const limits = await limitsOf(values.device);
+    const multiply = dtype === 'auto' ? limits.multiply : limits.int8;
+    const can = `${(limits.read / 1e9).toFixed(1)} GB/s, ${(multiply / 1e9).toFixed(0)} GFLOP/s`;
+    const start = performance.now();
+    const model = await load(dir, { device: values.device, dtype });
+    const mib = (model.weightBytes / 2 ** 20).toFixed(0);
+    line(`${size} ${dtype}`, performance.now() - start, `to load ${mib} MiB; the machine's limits: ${can}`);
+    if (model.config.vision) line('  a picture', median((await model.profile('picture', { rounds: 20 })).ms));
+    if (!['siglip', 'clip'].includes(size)) await language(model, limits, multiply);
+    if (values.llama && !model.config.vision) await beside(values.llama, model, dtype);
+    if (size.startsWith('vl-')) await conversation(model);
+    await model.dispose();
+  }
   rmSync(dir, { recursive: true });
 }
 rmSync(scratch, { recursive: true });
