@@ -20,7 +20,7 @@ Words chain(int64_t rows) {
   w.outputs = {4};
   w.steps = {{op_id("rms_norm"), {0, 1, -1, 3, -1}, {bits(1e-5f)}},
              {op_id("activation"), {3, 3}, {1}},
-             {op_id("linear"), {3, 2, -1, -1, 4}, {0}}};
+             {op_id("linear"), {3, 2, -1, -1, -1, -1, 4}, {0}}};
   return w;
 }
 
@@ -99,7 +99,7 @@ TEST(the_first_failure_of_a_run_wins_and_the_next_run_works) {
   w.tensors = {{0, 3, {1, 4096}}, {1, 0, {10, 8}}, {2, 0, {1, 4096, 8}}};
   w.inputs = {0, 1};
   w.outputs = {2};
-  w.steps = {{op_id("embedding"), {0, 1, -1, 2}, {}}};
+  w.steps = {{op_id("embedding"), {0, 1, -1, -1, 2}, {}}};
   const auto program = compile(caller, w);
   const auto weight = ramp(80);
   std::vector<float> y(4096 * 8);

@@ -116,7 +116,7 @@ std::vector<int32_t> lookup_words() {
   w.tensors = {{0, 3, {1, 64}}, {-1, 0, {9, 500}}, {1, 0, {1, 64, 500}}};
   w.inputs = {0};
   w.outputs = {2};
-  w.steps = {{op_id("embedding"), {0, 1, -1, 2}, {}}};
+  w.steps = {{op_id("embedding"), {0, 1, -1, -1, 2}, {}}};
   return w.encode();
 }
 
