@@ -477,34 +477,6 @@ void tile_block(const DotInt8::X* x, const float* xscale, const int32_t* start, 
   });
 }
 
-// The same for few rows and one register of columns, without a detour through memory.
-template <int R>
-void few_block(const Quantised& q, int64_t n, int64_t k, int64_t first, int64_t b, int64_t ahead,
-               const uint32_t (*grid)[kBandColumns], const DotInt8::X* x, const float* xscale, const int32_t* start,
-               const float* scales, float* out, int64_t stride) {
-  using D = DotInt8;
-  I sums[R];
-  each_of<R>([&](auto r) SIMD_LAMBDA { sums[r] = set_i(D::kBias ? start[r] : 0); });
-  each_quad(q, n, k, first, b, ahead, grid, [&](int64_t j, I quad) SIMD_LAMBDA {
-    const auto w = D::quad(quad);
-    each_of<R>([&](auto r) SIMD_LAMBDA { sums[r] = D::add(sums[r], w, D::x(x + r * kQuantBlock + 4 * j)); });
-  });
-  each_of<R>([&](auto r) SIMD_LAMBDA {
-    float* to = out + r * stride;
-    store(to, fma(to_float(sums[r]), load(scales) * xscale[r], load(to)));
-  });
-}
-
-template <int R = kOwnRows>
-SIMD_INLINE void few_block_of(int64_t rows, const Quantised& q, int64_t n, int64_t k, int64_t first, int64_t b,
-                              int64_t ahead, const uint32_t (*grid)[kBandColumns], const QuantRows& x, int64_t at,
-                              const float* scales, float* out, int64_t stride) {
-  if constexpr (R > 1)
-    if (rows < R) return few_block_of<R - 1>(rows, q, n, k, first, b, ahead, grid, x, at, scales, out, stride);
-  few_block<R>(q, n, k, first, b, ahead, grid, x.values + at * kQuantBlock, x.scale + at, x.start + at, scales, out,
-               stride);
-}
-
 template <int C, int R = DotInt8::kRows>
 SIMD_INLINE void tile_block_of(int64_t rows, const QuantRows& x, const uint8_t* quads, int64_t width,
                                const float* scales, float* out, int64_t stride) {
