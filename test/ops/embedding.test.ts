@@ -43,7 +43,6 @@ for (const d of hardLengths)
 
 for (const d of hardLengths)
   test(`width ${d}, weights in int8, words and pictures`, async () => {
-    if (onCuda) return;
     const blocks = blocksOf(d);
     const ids = { shape: [2, 9], data: integers(d, 18, -3, 7) };
     const rows = { shape: [3, d], data: floats(d + 1, 3 * d) };
