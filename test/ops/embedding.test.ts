@@ -2,7 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { embedding } from '../../lib/ops/embedding.ts';
 import { slice, transpose } from '../../lib/tensor.ts';
-import { device, failure, floats, hardLengths, onCuda, ops, random, run, same } from '../kit.ts';
+import { device, failure, floats, hardLengths, ops, random, run, same } from '../kit.ts';
 import * as reference from '../reference/embedding.ts';
 import { BLOCK, blocksOf } from '../reference/quantised.ts';
 
