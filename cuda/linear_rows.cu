@@ -39,7 +39,8 @@ struct RowsParams {
   int log_rows;       // of x, that a block takes
   bool copies, wide;  // x can be copied as it is, 16 bytes at a time; or at least be read 4 elements at a time
   bool early;         // weights first, and x when what is in front of the launch has ended
-  bool pairs;         // two columns of y and the residual can be moved as one
+  bool loads;  // early, and x is so little that it comes by loads: copies end in the order they began, it would be last
+  bool pairs;  // two columns of y and the residual can be moved as one
   Activation activation;
 };
 
@@ -396,9 +397,8 @@ __global__ void __launch_bounds__(RowsTraits<W, H, R, Wide>::kThreads)
         if (i < p.m) put(xs + (chunk * kUnits * rows + row) * 4 + W::slot(unit, rows), i * p.ldx + j, p.k - j);
       }
     };
-    // Copies are waited for in the order they began: behind the weights, x comes by loads.
-    const bool behind = first == 0 && p.early;
-    if (p.copies && behind)
+    const bool loads = Traits::kQuants && first == 0 && p.loads;
+    if (p.copies && loads)
       each_unit([&](uint4* to, int64_t at, int left) {
         *to = left > 0 ? *reinterpret_cast<const uint4*>(reinterpret_cast<const X*>(p.x.data) + at) : uint4{};
       });
@@ -408,9 +408,9 @@ __global__ void __launch_bounds__(RowsTraits<W, H, R, Wide>::kThreads)
       });
     else
       each_unit([&](uint4* to, int64_t at, int left) { convert_unit<X>(to, p.x, p.wide, at, left); });
-    if (!behind) {
+    if (!loads) {
       copies_commit();
-      if (first == 0) {
+      if (first == 0 && !p.early) {
         fetch_first();
         copies_wait<kDepth / kStep>();
       } else {
@@ -542,13 +542,14 @@ RowsTile rows_tile(int64_t m, int64_t n, int ranges, bool tensor_cores, const Ca
 RowsTile quantised_tile(int64_t m, int64_t n, int ranges, bool wide, const Card& card) {
   const int64_t tiles = ceil_div(n, 16);
   if (!wide) return {1, 2, 1, ranges, std::max(8 / ranges, 1)};
-  if (m > 8 && card.arch >= 90) {
-    const int cluster = std::min(ranges, 8), warps_k = ranges / cluster, halves = m <= 16 ? 2 : m <= 32 ? 4 : 8;
+  if (m <= 8 && tiles >= 12 * card.multiprocessors) return {1, 2, 1, 1, 8, true};
+  if (m > 1 && card.arch >= 90) {
+    // Each block then reads its part of x only.
+    const int cluster = std::min(ranges, 8), warps_k = ranges / cluster;
+    const int halves = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, most = m <= 8 ? 20 : m <= 32 ? 16 : 12;
     const int64_t even = ceil_div(tiles * cluster, card.multiprocessors * 10 / 11);
-    return {halves, 2, cluster, warps_k,
-            static_cast<int>(std::clamp<int64_t>(even, 2, (halves == 8 ? 12 : 16) / warps_k))};
+    return {halves, 2, cluster, warps_k, static_cast<int>(std::min<int64_t>(even, most / warps_k))};
   }
-  if (tiles >= 12 * card.multiprocessors) return {1, 2, 1, 1, 8, true};
   const int64_t even = ceil_div(tiles, card.multiprocessors);
   const bool wave = even * ranges <= 20 && ceil_div(tiles, even) >= card.multiprocessors * 9 / 10;
   return {1, 2, 1, ranges, wave ? static_cast<int>(even) : std::max(8 / ranges, 1)};
@@ -599,6 +600,8 @@ void launch_rows(RowsParams p, bool wide, const Launch& on) {
     const int chunk = (t.warps_k * W::kUnits * 64 << p.log_rows) + warps * t.r * 8 * W::kScaleBytes;
     const int room = (static_cast<int>(on.card.shared_bytes) - rings) / chunk;
     p.stage = p.span <= room ? p.span : std::max(room / step, 1) * step;
+    const int units = p.stage * W::kUnits * 4 << p.log_rows;  // that a block's warps along n share
+    p.loads = kQuants && p.early && (!p.copies || units <= 2 * kWarp * t.warps_n);
     launch_cluster(kernel, grid, block, rings + chunk * p.stage, on, p);
   };
   const auto with = [&]<int H, int R, bool Wide>() {
