@@ -311,7 +311,7 @@ __device__ __forceinline__ void convert_unit(uint4* to, const Rows& x, bool wide
 template <class W, int H, int R, bool Wide>
 struct RowsTraits {
   static constexpr bool kQuants = W::kScaleBytes > 0;
-  static constexpr int kStep = kQuants ? 1 : H == 1 ? 4 : 2, kDepth = H == 1 && Wide && !kQuants ? 8 : 4;
+  static constexpr int kStep = kQuants ? 1 : H == 1 ? 4 : 2, kDepth = kQuants ? 4 / W::kPieces : H == 1 && Wide ? 8 : 4;
   static constexpr int kThreads = H == 1 ? 640 : !kQuants ? 704 : H == 8 ? 384 : 512;
 };
 
