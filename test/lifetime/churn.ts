@@ -60,6 +60,8 @@ async function terminate(what: string): Promise<number> {
 
 async function terminations(): Promise<void> {
   const took: number[] = [];
+  // A driver keeps its threads and descriptors from the first device on.
+  await terminate('writing');
   for (const what of KINDS) {
     await terminate(what);
     const before = await footprint();
