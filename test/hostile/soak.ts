@@ -18,7 +18,7 @@ const { values } = parseArgs({
 const device = values.device === 'cuda' ? 'cuda' : 'cpu';
 const counts = values.long
   ? { generations: 100_000, loads: 10_000, aborts: 10_000, runs: 100 }
-  : { generations: 3000, loads: 150, aborts: 300, runs: 5 };
+  : { generations: 3000, loads: 150, aborts: 300, runs: device === 'cuda' ? 100 : 5 };
 // More arenas and a young generation that comes and goes hold on to memory by chance, and hide what leaks.
 if (!process.env.MALLOC_ARENA_MAX) {
   const flags = ['--expose-gc', '--max-semi-space-size=1'];
