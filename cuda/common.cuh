@@ -83,21 +83,12 @@ inline cudaLaunchAttribute launched_early() {
   return attribute;
 }
 
-// To be called before a kernel is launched with `shared` bytes. A multiprocessor has to be empty to split its memory anew
-// between L1 and shared memory: with one split for all kernels, one starts while the one before it ends.
-template <class... Params>
-void allow_shared(void (*kernel)(Params...), size_t shared) {
-  VLM_CUDA(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
-  if (shared > 48 << 10)
-    VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-}
-
 // kernel<<<grid, block, shared>>>(args...) on the step's stream. Grids with a dimension of 0 are nothing to do.
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, const Launch& on, Args&&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  allow_shared(kernel, shared);
+  if (shared > 48 << 10)
+    VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

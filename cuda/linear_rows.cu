@@ -384,7 +384,8 @@ RowsTile rows_tile(int64_t m, int64_t n, int ranges, bool tensor_cores, const Ca
 
 void launch_cluster(void (*kernel)(const RowsParams), dim3 grid, dim3 block, size_t shared, const Launch& on,
                     const RowsParams& p) {
-  allow_shared(kernel, shared);
+  if (shared > 48 << 10)
+    VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

@@ -481,7 +481,7 @@ void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_
                            .tiles_n = static_cast<int>(ceil_div(finish.n, Traits::BN * cluster_n)),
                            .finish = finish};
   const auto kernel = wgmma_kernel<Traits>;
-  allow_shared(kernel, Traits::kShared);
+  VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Traits::kShared));
   cudaLaunchAttribute attributes[2] = {{}, launched_early()};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
