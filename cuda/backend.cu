@@ -57,7 +57,7 @@ std::pair<const std::byte*, const std::byte*> extent(const TensorArg& t) {
   return {begin, begin + (t ? t.reach() * dtype_bytes(t.dtype) : 0)};
 }
 
-// For each step, whether its second input is written by none of them.
+// For each step, whether what linear() has its weight, scale and grid in is written by none of them.
 std::vector<bool> fixed_weights(const std::vector<Step>& steps) {
   std::vector<std::pair<const std::byte*, const std::byte*>> written;
   for (const Step& step : steps)
@@ -65,9 +65,13 @@ std::vector<bool> fixed_weights(const std::vector<Step>& steps) {
       if (t) written.push_back(extent(t));
   std::vector<bool> fixed;
   for (const Step& step : steps) {
-    const auto [begin, end] = extent(step.in[1]);
-    fixed.push_back(std::none_of(written.begin(), written.end(),
-                                 [&](const auto& range) { return range.first < end && begin < range.second; }));
+    fixed.push_back(std::none_of(written.begin(), written.end(), [&](const auto& range) {
+      for (const int i : {1, 4, 5}) {
+        const auto [begin, end] = extent(step.in[i]);
+        if (range.first < end && begin < range.second) return true;
+      }
+      return false;
+    }));
   }
   return fixed;
 }

@@ -1,6 +1,9 @@
 // y[i,c] = act(Σ_j x[i,j] weight[c,j] + bias[c]) + residual[i,c]
-// x: [rows…, k]    weight: [n, k] f32, f16 or bf16    bias: [n] f32    residual, y: [rows…, n], may be the same
+// x: [rows…, k]    weight: [n, k] f32, f16 or bf16, or quantised    bias: [n] f32    residual, y: [rows…, n], may be the same
 // x and y f32, f16 or bf16, the residual f32 or as y; x is rounded to the weight's type, products are summed in f32.
+// Quantised: weight [n, k] i8 with scale [n, ⌈k/128⌉] f32, or weight [n, ⌈k/128⌉·64] u8 with that scale and grid
+// [n, ⌈k/128⌉·4, 2] i8. With many rows of x they become bf16 first, some columns of y at a time.
+#include "dequantise.cuh"
 #include "linear_mma.cuh"
 #include "linear_rows.cuh"
 #include "linear_wgmma.cuh"
@@ -59,21 +62,32 @@ struct Operand {
 };
 
 Product product_of(const Step& step) {
-  const auto [x, weight, bias, residual] = step.inputs<4>();
+  const auto [x, weight, bias, residual, scale] = step.inputs<5>();
   const auto [y] = step.outputs<1>();
   expect_float(x, "x");
-  expect_float(weight, "weight");
+  if (!scale) expect_float(weight, "weight");
   expect_float(y, "y");
   expect_float(residual, "residual");
   return {.m = row_count(x),
           .n = weight.size[0],
-          .k = weight.size[1],
+          .k = x.size[x.rank - 1],
           .x = rows_of(x),
           .weight = rows_of(weight),
           .bias = bias.f32(),
           .residual = rows_of(residual),
           .y = rows_of(y),
           .activation = static_cast<Activation>(step.attr[0].i)};
+}
+
+// The product with some columns of quantised weights, those from `first` on.
+Product product_of(const Step& step, const Panels& panels, int64_t first, void* weight) {
+  Product p = product_of(step);
+  p.n = std::min(panels.rows, p.n - first);
+  p.weight = panels.weight(weight);
+  if (p.bias) p.bias += first;
+  for (Rows* t : {&p.residual, &p.y})
+    if (*t) t->data += first * dtype_bytes(t->dtype);
+  return p;
 }
 
 // One row of each text, or few in all, as decoding has them.
@@ -170,12 +184,21 @@ void launch_product(const Product& p, const Launch& on) {
 
 size_t workspace_linear(const Step& step, const Card& card) {
   if (rows_form(step)) return linear_rows_workspace(step, card);
-  return product_workspace(product_of(step), card);
+  if (!step.in[4]) return product_workspace(product_of(step), card);
+  const Panels panels(step);
+  return panels.bytes() + product_workspace(product_of(step, panels, 0, nullptr), card);
 }
 
 void launch_linear(const Step& step, const Launch& on) {
   if (rows_form(step)) return launch_linear_rows(step, on);
-  launch_product(product_of(step), on);
+  if (!step.in[4]) return launch_product(product_of(step), on);
+  const Panels panels(step);
+  Launch behind = on;
+  behind.workspace += panels.bytes();
+  for (int64_t first = 0; first < step.in[1].size[0]; first += panels.rows) {
+    panels.dequantise(first, on.workspace, on);
+    launch_product(product_of(step, panels, first, on.workspace), behind);
+  }
 }
 
 }  // namespace vlm::cuda

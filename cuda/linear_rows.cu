@@ -1,6 +1,8 @@
 // y[i,c] = act(Σ_j x[i,j] weight[c,j] + bias[c]) + residual[i,c]
-// x: [rows…, k]    weight: [n, k] f32, f16 or bf16    bias: [n] f32    residual, y: [rows…, n], may be the same
+// x: [rows…, k]    weight: [n, k] f32, f16 or bf16, or quantised    bias: [n] f32    residual, y: [rows…, n], may be the same
 // x and y f32, f16 or bf16, the residual f32 or as y; x is rounded to the weight's type, products are summed in f32.
+// Quantised: weight [n, k] i8 with scale [n, ⌈k/128⌉] f32, or weight [n, ⌈k/128⌉·64] u8 with that scale and grid
+// [n, ⌈k/128⌉·4, 2] i8. Their x is rounded to bf16; a block's sum is made by itself, and times its scale added to the rest.
 //
 // The weights go through rings in shared memory, each lane's bytes for itself alone, to the registers that mma wants
 // them in: which k an operand's slot holds is free as long as x agrees, so 16 bytes of a row are a lane's slots of two
@@ -13,33 +15,55 @@
 #include "activation.cuh"
 #include "async_copy.cuh"
 #include "linear_rows.cuh"
+#include "quantised.cuh"
 #include "rows.cuh"
 
 namespace vlm::cuda {
 namespace {
 
 struct RowsParams {
-  Rows x;              // [m, k]
-  const void* weight;  // [n, k]
-  const float* bias;   // [n]
-  Rows residual, y;    // [m, n]
-  int64_t ldx, ldw, ld_residual, ldy;
+  Rows x;                   // [m, k]
+  const std::byte* weight;  // [n, k]
+  const std::byte *scale, *grid;
+  const float* bias;  // [n]
+  Rows residual, y;   // [m, n]
+  int64_t ldx, ld_residual, ldy;
+  int64_t ldw, ld_scale, ld_grid;  // bytes
   int64_t m, n;
-  int k, chunks;      // chunks: of 64 bytes, in a row of weight
-  int range;          // chunks that a warp sums
+  int k, chunks;      // chunks: of 64 bytes or a quantised block, in a row of weight
+  int row_bytes;      // of weight
+  int range;          // chunks in a range
+  int span;           // chunks that a warp takes: those of one range, or of all where the weights are quantised
   int stage;          // of them, how many have their x in shared memory at a time
   int cluster;        // blocks that share the ranges of k
   int log_rows;       // of x, that a block takes
   bool copies, wide;  // x can be copied as it is, 16 bytes at a time; or at least be read 4 elements at a time
   bool early;         // weights first, and x when what is in front of the launch has ended
-  bool pairs;         // two columns of y and the residual can be moved as one
+  bool loads;  // early, and x is so little that it comes by loads: copies end in the order they began, it would be last
+  bool pairs;  // two columns of y and the residual can be moved as one
   Activation activation;
 };
 
 constexpr int kWarp = 32;
-constexpr int kChunkBytes = 64;  // of a row: 16 for each of the 4 lanes that share it
 template <class T>
 constexpr int kUnit = 16 / sizeof(T);  // elements of 16 bytes
+
+// How a row of weight is stored. Four lanes share it, and a chunk of it is kPieces times 16 bytes for each of them, at 64
+// bytes from one another. Units of 16 bytes of x go with it, 4 · kUnits; lane q takes those in slots 4 · i + q.
+template <class T>
+struct Floats {
+  using Element = T;
+  using X = T;
+  static constexpr int kPieces = 1, kUnits = 1, kChunk = 4 * kUnit<T>, kScaleBytes = 0;
+  static __device__ int slot(int unit, int) { return unit; }
+};
+template <bool Int4>
+struct Quants {
+  using Element = int8_t;
+  using X = bf16;
+  static constexpr int kPieces = Int4 ? 1 : 2, kUnits = 4, kChunk = kQuantBlock, kScaleBytes = Int4 ? 12 : 4;
+  static __device__ int slot(int unit, int rows) { return (unit / 8 * 2 + unit % 2) * rows * 4 + unit / 2 % 4; }
+};
 
 // 16 bytes to shared memory, zeros where there is nothing to copy, without a stop in registers.
 template <bool Once>
@@ -52,6 +76,15 @@ __device__ __forceinline__ void copy_unit(uint4* to, const void* from, bool some
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                  "r"(some ? 16 : 0)
                  : "memory");
+}
+
+// N bytes to shared memory; not Wide: from anywhere.
+template <int N, bool Wide>
+__device__ __forceinline__ void copy_bytes(void* to, const std::byte* from) {
+  if constexpr (Wide)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from), "n"(N) : "memory");
+  else
+    for (int i = 0; i < N; i++) static_cast<std::byte*>(to)[i] = from[i];
 }
 
 __device__ __forceinline__ void cluster_barrier() {
@@ -89,13 +122,23 @@ __device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uin
 #undef VLM_MMA
 }
 
-// A warp's sums of 8·H rows of x and 8·R of weight. Lane 4·g + q has 16 bytes of row g of weight in a chunk, the q-th.
+// What goes with a warp's weights in a block: [8·R] each.
+struct BlockScales {
+  const float* scale;
+  const uint2* grid;
+};
+
+// A warp's sums of 8·H rows of x and 8·R of weight. Lane 4·g + q has 16 bytes of row g of weight in each piece of a chunk,
+// the q-th.
+template <class W, int H, int R>
+struct Sums;
+
 template <class T, int H, int R>
-struct Sums {
+struct Sums<Floats<T>, H, R> {
   float v[(H + 1) / 2][R][4] = {};
 
   // xs: the chunk of x, [rows][4]
-  __device__ void add(const uint4* xs, int rows, const uint4 (&w)[R]) {
+  __device__ void add(const uint4* xs, int rows, const uint4 (&w)[R][1], BlockScales) {
     const int g = threadIdx.x / 4, q = threadIdx.x % 4;
     uint4 x[H + H % 2] = {};
 #pragma unroll
@@ -103,11 +146,11 @@ struct Sums {
 #pragma unroll
     for (int h = 0; h < H; h += 2)
 #pragma unroll
-      for (int r = 0; r < R; r++) mma<T>(v[h / 2][r], x[h].x, x[h + 1].x, x[h].y, x[h + 1].y, w[r].x, w[r].y);
+      for (int r = 0; r < R; r++) mma<T>(v[h / 2][r], x[h].x, x[h + 1].x, x[h].y, x[h + 1].y, w[r][0].x, w[r][0].y);
 #pragma unroll
     for (int h = 0; h < H; h += 2)
 #pragma unroll
-      for (int r = 0; r < R; r++) mma<T>(v[h / 2][r], x[h].z, x[h + 1].z, x[h].w, x[h + 1].w, w[r].z, w[r].w);
+      for (int r = 0; r < R; r++) mma<T>(v[h / 2][r], x[h].z, x[h + 1].z, x[h].w, x[h + 1].w, w[r][0].z, w[r][0].w);
   }
 
   // Into [R][H][8 rows of x][8 of weight].
@@ -121,20 +164,85 @@ struct Sums {
   }
 };
 
+template <bool Int4, int H>
+struct Sums<Quants<Int4>, H, 2> {
+  float v[H][4] = {}, ranges[H][4] = {};
+
+  // xs: the block of x, [2 halves of it][2][rows][4]
+  __device__ void add(const uint4* xs, int rows, const uint4 (&w)[2][Quants<Int4>::kPieces], BlockScales with) {
+    const int g = threadIdx.x / 4, q = threadIdx.x % 4;
+    GridPair grid[2][2];
+    if constexpr (Int4)
+#pragma unroll
+      for (int r = 0; r < 2; r++) read_grids(with.grid[8 * r + g], q, grid[r]);
+    float sum[H][4] = {};
+#pragma unroll
+    for (int u = 0; u < Quants<Int4>::kUnits; u++) {
+      uint32_t pairs[2][4];
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        const uint4& piece = w[r][Int4 ? 0 : u / 2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          uint32_t word = i ? (u % 2 ? piece.w : piece.y) : (u % 2 ? piece.z : piece.x);
+          if (Int4 && u / 2) word >>= 4;
+          pairs[r][2 * i] = Int4 ? grid[r][u / 2](spread<0>(word)) : int8_pair(spread<0>(word));
+          pairs[r][2 * i + 1] = Int4 ? grid[r][u / 2](spread<1>(word)) : int8_pair(spread<1>(word));
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < H; h++) {
+        const uint4 x = xs[(u * rows + ((8 * h + g) & (rows - 1))) * 4 + q];
+        mma<bf16>(sum[h], pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], x.x, x.y);
+        mma<bf16>(sum[h], pairs[0][2], pairs[1][2], pairs[0][3], pairs[1][3], x.z, x.w);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float scale = with.scale[8 * r + g] * kQuantUnit;
+#pragma unroll
+      for (int h = 0; h < H; h++) {
+        v[h][2 * r] = fmaf(scale, sum[h][2 * r], v[h][2 * r]);
+        v[h][2 * r + 1] = fmaf(scale, sum[h][2 * r + 1], v[h][2 * r + 1]);
+      }
+    }
+  }
+
+  // A range of k ends here.
+  __device__ void end_range() {
+#pragma unroll
+    for (int h = 0; h < H; h++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        ranges[h][e] += v[h][e];
+        v[h][e] = 0;
+      }
+  }
+
+  // Into [2][H][8 rows of x][8 of weight].
+  __device__ void put(float* to) const {
+    const int g = threadIdx.x / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < H; h++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) to[((e / 2 * H + h) * 8 + 2 * q + e % 2) * 8 + g] = ranges[h][e];
+  }
+};
+
 template <int R>
-struct Sums<float, 1, R> {
+struct Sums<Floats<float>, 1, R> {
   float v[R][8] = {};
 
-  __device__ void add(const uint4* xs, int rows, const uint4 (&w)[R]) {
+  __device__ void add(const uint4* xs, int rows, const uint4 (&w)[R][1], BlockScales) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       const uint4 x = xs[(i & (rows - 1)) * 4 + threadIdx.x % 4];
 #pragma unroll
       for (int r = 0; r < R; r++) {
-        v[r][i] = fmaf(__uint_as_float(x.x), __uint_as_float(w[r].x), v[r][i]);
-        v[r][i] = fmaf(__uint_as_float(x.y), __uint_as_float(w[r].y), v[r][i]);
-        v[r][i] = fmaf(__uint_as_float(x.z), __uint_as_float(w[r].z), v[r][i]);
-        v[r][i] = fmaf(__uint_as_float(x.w), __uint_as_float(w[r].w), v[r][i]);
+        v[r][i] = fmaf(__uint_as_float(x.x), __uint_as_float(w[r][0].x), v[r][i]);
+        v[r][i] = fmaf(__uint_as_float(x.y), __uint_as_float(w[r][0].y), v[r][i]);
+        v[r][i] = fmaf(__uint_as_float(x.z), __uint_as_float(w[r][0].z), v[r][i]);
+        v[r][i] = fmaf(__uint_as_float(x.w), __uint_as_float(w[r][0].w), v[r][i]);
       }
     }
   }
@@ -200,35 +308,42 @@ __device__ __forceinline__ void convert_unit(uint4* to, const Rows& x, bool wide
 
 // A warp has kDepth chunks of its weights on their way to shared memory or there, and takes kStep of them at a time.
 // Wide: rows of weight are whole 16-byte units.
-template <class T, int H, int R, bool Wide>
+template <class W, int H, int R, bool Wide>
 struct RowsTraits {
-  static constexpr int kStep = H == 1 ? 4 : 2, kDepth = H == 1 && Wide ? 8 : 4;
-  static constexpr int kThreads = H == 1 ? 640 : 704;
+  static constexpr bool kQuants = W::kScaleBytes > 0;
+  static constexpr int kStep = kQuants ? 1 : H == 1 ? 4 : 2, kDepth = H == 1 && Wide && !kQuants ? 8 : 4;
+  static constexpr int kThreads = H == 1 ? 640 : !kQuants ? 704 : H == 8 ? 384 : 512;
 };
 
-template <class T, int H, int R, bool Wide>
-__global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
+template <class W, int H, int R, bool Wide>
+__global__ void __launch_bounds__(RowsTraits<W, H, R, Wide>::kThreads)
     linear_rows_kernel(const __grid_constant__ RowsParams p) {
-  using Traits = RowsTraits<T, H, R, Wide>;
-  constexpr int kDepth = Traits::kDepth, kStep = Traits::kStep, kChunk = kChunkBytes / sizeof(T);
+  using Traits = RowsTraits<W, H, R, Wide>;
+  using X = typename W::X;
+  constexpr int kDepth = Traits::kDepth, kStep = Traits::kStep, kPieces = W::kPieces, kUnits = W::kUnits;
   extern __shared__ uint4 shared[];
   const int lane = threadIdx.x, g = lane / 4, q = lane % 4;
   const int wk = threadIdx.y, warps_k = blockDim.y, wn = threadIdx.z, warps_n = blockDim.z;
   const int rank = blockIdx.x, rows = 1 << p.log_rows;
   const int64_t first_column = static_cast<int64_t>(blockIdx.z) * (warps_n * R * 8);
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) << p.log_rows;
-  const int begin = (rank * warps_k + wk) * p.range, count = min(p.range, p.chunks - begin);
+  const int begin = (rank * warps_k + wk) * p.span, count = min(p.span, p.chunks - begin);
+  const auto column = [&](int c) { return min(first_column + wn * R * 8 + c, p.n - 1); };
 
-  const int at = begin * kChunk + q * kUnit<T>;  // where this lane's part of the first chunk is
-  const int whole = min(count, static_cast<int>(ceil_div(p.k - at, kChunk)));  // chunks that it has a part in
-  const T* weight[R];
+  const int at = begin * kPieces * 64 + q * 16;  // where this lane's part of the first chunk is
+  const int pieces = ceil_div(p.row_bytes - at, 64);
+  const std::byte* weight[R];
 #pragma unroll
-  for (int r = 0; r < R; r++)
-    weight[r] = static_cast<const T*>(p.weight) + min(first_column + (wn * R + r) * 8 + g, p.n - 1) * p.ldw + at;
+  for (int r = 0; r < R; r++) weight[r] = p.weight + column(r * 8 + g) * p.ldw + at;
 
-  uint4* const xs = shared + wk * p.stage * rows * 4;          // [stage][rows][4] for each of the warps along k
-  uint4* const rings = shared + warps_k * p.stage * rows * 4;  // [kDepth][R][32] for each warp
-  uint4* const ring = rings + (wn * warps_k + wk) * kDepth * R * kWarp + lane;
+  uint4* const xs = shared + wk * p.stage * rows * 4 * kUnits;          // [stage][kUnits][rows][4] of each warp along k
+  uint4* const rings = shared + warps_k * p.stage * rows * 4 * kUnits;  // [kDepth][R][kPieces][32] of each warp
+  uint4* const ring = rings + (wn * warps_k + wk) * kDepth * R * kPieces * kWarp + lane;
+  // [stage][8·R] grids and scales of each warp
+  std::byte* const behind = reinterpret_cast<std::byte*>(rings + warps_n * warps_k * kDepth * R * kPieces * kWarp) +
+                            (wn * warps_k + wk) * p.stage * R * 8 * W::kScaleBytes;
+  uint2* const grids = reinterpret_cast<uint2*>(behind);
+  float* const scales = reinterpret_cast<float*>(behind + p.stage * R * 8 * (W::kScaleBytes - 4));
   const auto fetch = [&](int chunk) {
     if constexpr (Wide) {
 #pragma unroll
@@ -236,8 +351,12 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
         if (chunk + s >= count) break;
 #pragma unroll
         for (int r = 0; r < R; r++)
-          copy_unit<true>(ring + ((chunk + s) % kDepth * R + r) * kWarp, weight[r] + (chunk + s) * kChunk,
-                          chunk + s < whole);
+#pragma unroll
+          for (int i = 0; i < kPieces; i++) {
+            const int piece = (chunk + s) * kPieces + i;
+            copy_unit<true>(ring + (((chunk + s) % kDepth * R + r) * kPieces + i) * kWarp, weight[r] + piece * 64,
+                            piece < pieces);
+          }
       }
     }
     copies_commit();
@@ -246,54 +365,86 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
 #pragma unroll
     for (int d = 0; d < kDepth; d += kStep) fetch(d);
   };
-  if (p.early) fetch_first();
+  const auto fetch_scales = [&](int first) {
+    if constexpr (W::kScaleBytes > 0) {
+      const int c = lane / (4 / R);
+      const std::byte* const scale = p.scale + column(c) * p.ld_scale + begin * 4;
+      const std::byte* const grid = p.grid + column(c) * p.ld_grid + begin * 8;
+      for (int b = first + lane % (4 / R); b < min(first + p.stage, count); b += 4 / R) {
+        copy_bytes<4, Wide>(scales + (b - first) * R * 8 + c, scale + b * 4);
+        if constexpr (W::kScaleBytes > 4) copy_bytes<8, Wide>(grids + (b - first) * R * 8 + c, grid + b * 8);
+      }
+    }
+  };
+  if (p.early) {
+    fetch_scales(0);
+    fetch_first();
+  }
   wait_for_inputs();
 
-  Sums<T, H, R> sums;
-  for (int first = 0; first < p.range; first += p.stage) {
+  Sums<W, H, R> sums;
+  int in_range = p.range;  // chunks that are left of the range
+  for (int first = 0; first < p.span; first += p.stage) {
     const int last = min(first + p.stage, count);
     if (first > 0) __syncthreads();
+    if (first > 0 || !p.early) fetch_scales(first);
     const auto each_unit = [&](auto&& put) {
 #pragma unroll 2
-      for (int u = wn * kWarp + lane; u < (last - first) * rows * 4; u += warps_n * kWarp) {
-        const int64_t i = first_row + (u / 4 & (rows - 1));
-        const int j = (first + (u >> (p.log_rows + 2))) * kChunk + at;
-        if (i < p.m) put(xs + u, i * p.ldx + j, p.k - j);
+      for (int u = wn * kWarp + lane; u < (last - first) * rows * 4 * kUnits; u += warps_n * kWarp) {
+        const int unit = u % (4 * kUnits), row = u / (4 * kUnits) & (rows - 1), chunk = u / (4 * kUnits) >> p.log_rows;
+        const int64_t i = first_row + row;
+        const int j = (begin + first + chunk) * W::kChunk + unit * kUnit<X>;
+        if (i < p.m) put(xs + (chunk * kUnits * rows + row) * 4 + W::slot(unit, rows), i * p.ldx + j, p.k - j);
       }
     };
-    if (p.copies)
+    const bool loads = Traits::kQuants && first == 0 && p.loads;
+    if (p.copies && loads)
       each_unit([&](uint4* to, int64_t at, int left) {
-        copy_unit<false>(to, reinterpret_cast<const T*>(p.x.data) + (left > 0 ? at : 0), left > 0);
+        *to = left > 0 ? *reinterpret_cast<const uint4*>(reinterpret_cast<const X*>(p.x.data) + at) : uint4{};
+      });
+    else if (p.copies)
+      each_unit([&](uint4* to, int64_t at, int left) {
+        copy_unit<false>(to, reinterpret_cast<const X*>(p.x.data) + (left > 0 ? at : 0), left > 0);
       });
     else
-      each_unit([&](uint4* to, int64_t at, int left) { convert_unit<T>(to, p.x, p.wide, at, left); });
-    copies_commit();
-    if (first == 0 && !p.early) {
-      fetch_first();
-      copies_wait<kDepth / kStep>();
-    } else {
-      copies_wait<0>();
+      each_unit([&](uint4* to, int64_t at, int left) { convert_unit<X>(to, p.x, p.wide, at, left); });
+    if (!loads) {
+      copies_commit();
+      if (first == 0 && !p.early) {
+        fetch_first();
+        copies_wait<kDepth / kStep>();
+      } else {
+        copies_wait<0>();
+      }
     }
     if (warps_n == 1)
       __syncwarp();
     else
       __syncthreads();
     const auto add = [&](int chunk) {
-      uint4 w[R];
+      uint4 w[R][kPieces];
 #pragma unroll
-      for (int r = 0; r < R; r++) {
-        if constexpr (Wide) {
-          w[r] = ring[(chunk % kDepth * R + r) * kWarp];
-        } else {
-          T unit[kUnit<T>] = {};
-          for (int e = 0; e < kUnit<T> && at + chunk * kChunk + e < p.k; e++) unit[e] = weight[r][chunk * kChunk + e];
-          w[r] = *reinterpret_cast<const uint4*>(unit);
+      for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int i = 0; i < kPieces; i++) {
+          if constexpr (Wide) {
+            w[r][i] = ring[((chunk % kDepth * R + r) * kPieces + i) * kWarp];
+          } else {
+            using E = typename W::Element;
+            constexpr int kBytes = sizeof(E);
+            const int piece = (chunk * kPieces + i) * 64;
+            E unit[16 / kBytes] = {};
+            for (int e = 0; e < 16 && at + piece + e < p.row_bytes; e += kBytes)
+              unit[e / kBytes] = *reinterpret_cast<const E*>(weight[r] + piece + e);
+            w[r][i] = *reinterpret_cast<const uint4*>(unit);
+          }
         }
-      }
-      sums.add(xs + (chunk - first) * rows * 4, rows, w);
+      const int b = chunk - first;
+      sums.add(xs + b * kUnits * rows * 4, rows, w, {scales + b * R * 8, grids + b * R * 8});
     };
     for (int chunk = first; chunk < last; chunk += kStep) {
       copies_wait<kDepth / kStep - 1>();
+      if constexpr (Traits::kQuants) __syncwarp();  // other lanes' scales
       if (chunk + kStep <= last) {
 #pragma unroll
         for (int s = 0; s < kStep; s++) add(chunk + s);
@@ -302,6 +453,11 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
         for (int s = chunk; s < last; s++) add(s);
       }
       fetch(chunk + kDepth);
+      if constexpr (Traits::kQuants)
+        if (--in_range == 0 || chunk + 1 == count) {
+          sums.end_range();
+          in_range = p.range;
+        }
     }
   }
 
@@ -314,7 +470,7 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
     __syncthreads();
 
   // Those of all ranges are added in order; each warp of the cluster does so for some of the 8 × 8 elements.
-  constexpr int kRing = kDepth * R * kWarp * 2;
+  constexpr int kRing = kDepth * R * kPieces * kWarp * 2;
   const int warps = warps_n * warps_k;
   for (int t = rank * warps + wn * warps_k + wk; t < warps_n * R * H; t += p.cluster * warps) {
     const int row = t % H * 8 + g;
@@ -356,6 +512,7 @@ __global__ void __launch_bounds__(RowsTraits<T, H, R, Wide>::kThreads)
 struct RowsTile {
   int halves, r;                  // H, R: a warp takes 8·H rows of x and 8·R rows of weight
   int cluster, warps_k, warps_n;  // blocks that share the ranges of k; a block's warps along k and along n
+  bool all = false;               // a warp takes all ranges, one after another
 };
 
 // Into how many sums k is divided: a matter of the weight's size alone.
@@ -382,6 +539,22 @@ RowsTile rows_tile(int64_t m, int64_t n, int ranges, bool tensor_cores, const Ca
   return {1, 2, 1, ranges, even <= most ? static_cast<int>(even) : least};
 }
 
+RowsTile quantised_tile(int64_t m, int64_t n, int ranges, bool wide, const Card& card) {
+  const int64_t tiles = ceil_div(n, 16);
+  if (!wide) return {1, 2, 1, ranges, std::max(8 / ranges, 1)};
+  if (m <= 8 && tiles >= 12 * card.multiprocessors) return {1, 2, 1, 1, 8, true};
+  if (m > 1 && card.arch >= 90) {
+    // Each block then reads its part of x only.
+    const int cluster = std::min(ranges, 8), warps_k = ranges / cluster;
+    const int halves = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, most = m <= 8 ? 20 : m <= 32 ? 16 : 12;
+    const int64_t even = ceil_div(tiles * cluster, card.multiprocessors * 10 / 11);
+    return {halves, 2, cluster, warps_k, static_cast<int>(std::min<int64_t>(even, most / warps_k))};
+  }
+  const int64_t even = ceil_div(tiles, card.multiprocessors);
+  const bool wave = even * ranges <= 20 && ceil_div(tiles, even) >= card.multiprocessors * 9 / 10;
+  return {1, 2, 1, ranges, wave ? static_cast<int>(even) : std::max(8 / ranges, 1)};
+}
+
 void launch_cluster(void (*kernel)(const RowsParams), dim3 grid, dim3 block, size_t shared, const Launch& on,
                     const RowsParams& p) {
   if (shared > 48 << 10)
@@ -401,17 +574,20 @@ void launch_cluster(void (*kernel)(const RowsParams), dim3 grid, dim3 block, siz
   VLM_CUDA(cudaLaunchKernelEx(&config, kernel, p));
 }
 
-template <class T>
-void launch_rows(RowsParams p, const Rows& weight, const Launch& on) {
-  constexpr int unit = kUnit<T>;
-  const bool wide = p.k % unit == 0 && weight.packs(unit);
-  p.chunks = static_cast<int>(ceil_div(p.k, 4 * unit));
-  const int ranges = rows_ranges(p.n, p.chunks);
-  RowsTile t = rows_tile(p.m, p.n, ranges, sizeof(T) == 2 && wide, on.card);
+template <class W>
+void launch_rows(RowsParams p, bool wide, const Launch& on) {
+  using X = typename W::X;
+  constexpr bool kQuants = W::kScaleBytes > 0, kTensorCores = sizeof(X) == 2;
+  constexpr int unit = kUnit<X>;
+  p.chunks = static_cast<int>(ceil_div(p.k, W::kChunk));
+  const int ranges = rows_ranges(p.n, kQuants ? 2 * p.chunks : p.chunks);
+  const RowsTile t = kQuants ? quantised_tile(p.m, p.n, ranges, wide, on.card)
+                             : rows_tile(p.m, p.n, ranges, kTensorCores && wide, on.card);
   p.range = static_cast<int>(ceil_div(p.chunks, ranges));
+  p.span = t.all ? p.chunks : p.range;
   p.cluster = t.cluster;
   p.log_rows = std::bit_width(static_cast<unsigned>(std::min<int64_t>(p.m, 8 * t.halves) - 1));
-  p.copies = p.x.dtype == dtype_of<T> && p.k % unit == 0 && p.x.packs(unit);
+  p.copies = p.x.dtype == dtype_of<X> && p.k % unit == 0 && p.x.packs(unit);
   p.wide = p.k % unit == 0 && p.x.packs(4);
   p.pairs = p.n % 2 == 0 && p.y.packs(2) && p.residual.packs(2);
 
@@ -420,22 +596,33 @@ void launch_rows(RowsParams p, const Rows& weight, const Launch& on) {
   const dim3 block(kWarp, t.warps_k, t.warps_n);
   p.early = on.card.arch >= 90 && on.fixed_weight && grid.x * grid.y * grid.z <= 2u * on.card.multiprocessors;
   const auto go = [&](auto* kernel, int depth, int step) {
-    const int rings = t.warps_k * t.warps_n * depth * t.r * kWarp * 16, chunk = (t.warps_k * kChunkBytes) << p.log_rows;
+    const int warps = t.warps_k * t.warps_n, rings = warps * depth * t.r * W::kPieces * kWarp * 16;
+    const int chunk = (t.warps_k * W::kUnits * 64 << p.log_rows) + warps * t.r * 8 * W::kScaleBytes;
     const int room = (static_cast<int>(on.card.shared_bytes) - rings) / chunk;
-    p.stage = p.range <= room ? p.range : std::max(room / step, 1) * step;
+    p.stage = p.span <= room ? p.span : std::max(room / step, 1) * step;
+    const int units = p.stage * W::kUnits * 4 << p.log_rows;  // that a block's warps along n share
+    p.loads = kQuants && p.early && (!p.copies || units <= 2 * kWarp * t.warps_n);
     launch_cluster(kernel, grid, block, rings + chunk * p.stage, on, p);
   };
   const auto with = [&]<int H, int R, bool Wide>() {
-    go(linear_rows_kernel<T, H, R, Wide>, RowsTraits<T, H, R, Wide>::kDepth, RowsTraits<T, H, R, Wide>::kStep);
+    go(linear_rows_kernel<W, H, R, Wide>, RowsTraits<W, H, R, Wide>::kDepth, RowsTraits<W, H, R, Wide>::kStep);
   };
-  if (!wide) return with.template operator()<1, 1, false>();
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (kQuants) {
+    if (!wide) return with.template operator()<1, 2, false>();
     if (t.halves == 8) return with.template operator()<8, 2, true>();
     if (t.halves == 4) return with.template operator()<4, 2, true>();
     if (t.halves == 2) return with.template operator()<2, 2, true>();
-    if (t.r == 2) return with.template operator()<1, 2, true>();
+    return with.template operator()<1, 2, true>();
+  } else {
+    if (!wide) return with.template operator()<1, 1, false>();
+    if constexpr (kTensorCores) {
+      if (t.halves == 8) return with.template operator()<8, 2, true>();
+      if (t.halves == 4) return with.template operator()<4, 2, true>();
+      if (t.halves == 2) return with.template operator()<2, 2, true>();
+      if (t.r == 2) return with.template operator()<1, 2, true>();
+    }
+    with.template operator()<1, 1, true>();
   }
-  with.template operator()<1, 1, true>();
 }
 
 // Rows that no single stride leads through: the parts that the first dimension has.
@@ -456,36 +643,44 @@ void launch_parts(Step step, const Launch& on) {
 }  // namespace
 
 size_t linear_rows_workspace(const Step& step, const Card&) {
-  const auto [x, weight, bias, residual] = step.inputs<4>();
+  const auto [x, weight, bias, residual, scale] = step.inputs<5>();
   const auto [y] = step.outputs<1>();
   expect_float(x, "x");
-  expect_float(weight, "weight");
+  if (!scale) expect_float(weight, "weight");
   expect_float(residual, "residual");
   expect_float(y, "y");
-  CHECK(weight.size[1] <= INT32_MAX / 2, "weight is too wide: ", shape(weight));
+  CHECK(weight.size[1] <= INT32_MAX / 4, "weight is too wide: ", shape(weight));
   return 0;
 }
 
 void launch_linear_rows(const Step& step, const Launch& on) {
-  const auto [x, weight, bias, residual] = step.inputs<4>();
+  const auto [x, weight, bias, residual, scale, grid] = step.inputs<6>();
   const auto [y] = step.outputs<1>();
   RowsParams p{};
   p.x = rows_of(x);
-  p.weight = weight.data;
+  p.weight = weight.as<std::byte>();
+  p.scale = scale.as<std::byte>();
+  p.grid = grid.as<std::byte>();
   p.bias = bias.f32();
   p.residual = rows_of(residual);
   p.y = rows_of(y);
-  p.ldw = weight.stride[0];
+  p.ldw = weight.stride[0] * dtype_bytes(weight.dtype);
+  p.ld_scale = scale.stride[0] * 4;
+  p.ld_grid = grid.stride[0];
   p.m = row_count(x);
   p.n = weight.size[0];
-  p.k = static_cast<int>(weight.size[1]);
+  p.k = static_cast<int>(x.size[x.rank - 1]);
+  p.row_bytes = static_cast<int>(weight.size[1] * dtype_bytes(weight.dtype));
   p.activation = static_cast<Activation>(step.attr[0].i);
   if (p.m == 0 || p.n == 0) return;
   if (std::max({p.x.rank, p.y.rank, p.residual.rank}) > 1) return launch_parts(step, on);
   p.ldx = p.x.rank > 0 ? p.x.stride[0] : 0;
   p.ldy = p.y.rank > 0 ? p.y.stride[0] : 0;
   p.ld_residual = p.residual.rank > 0 ? p.residual.stride[0] : 0;
-  with_float(weight, "weight", [&](auto type) { launch_rows<decltype(type)>(p, rows_of(weight), on); });
+  const bool wide = p.row_bytes % 16 == 0 && p.ldw % 16 == 0 && aligned(p.weight, 16);
+  if (grid) return launch_rows<Quants<true>>(p, wide && p.ld_grid % 8 == 0 && aligned(p.grid, 8), on);
+  if (scale) return launch_rows<Quants<false>>(p, wide, on);
+  with_float(weight, "weight", [&](auto type) { launch_rows<Floats<decltype(type)>>(p, wide, on); });
 }
 
 }  // namespace vlm::cuda

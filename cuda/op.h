@@ -31,7 +31,8 @@ struct Launch {
   int step;              // its place in the program
   std::byte* workspace;  // as many bytes as workspace_<op>() asked for, 256-byte aligned, with anything in them
   Fault* fault;          // in device memory
-  bool fixed_weight;     // no step of the program writes the second input: it may be read before wait_for_inputs()
+  bool fixed_weight;     // no step of the program writes linear's weight, scale and grid: they may be read before
+                         // wait_for_inputs()
 };
 
 struct Op {

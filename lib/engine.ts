@@ -15,7 +15,7 @@ import type { MambaState } from './nn/mamba_block.ts';
 import { sample } from './ops/index.ts';
 import { Graph } from './program.ts';
 import type { Sampling } from './sampling.ts';
-import { type Tensor, tensorOf } from './tensor.ts';
+import { type Dtype, type Tensor, tensorOf } from './tensor.ts';
 import type { LoadedWeights } from './weights.ts';
 
 /** Positions read by one run of a program: activations take memory for so many, however long the prompt is. */
@@ -351,15 +351,15 @@ export class Engine {
   }
 
   /**
-   * A program recorded the first time it is asked for. On a GPU its activations have the dtype of `matrix`. The least
-   * recently used ones are let go.
+   * A program recorded the first time it is asked for. On a GPU its activations have the dtype of `matrix`, bf16 where
+   * that has fewer bits. The least recently used ones are let go.
    */
   async #compiled(key: string, matrix: Tensor | undefined, record: (g: Graph) => void): Promise<Program> {
     for (;;) {
       const programs = this.#programs;
       let program = programs.get(key);
       if (!program) {
-        const g = new Graph(this.device.cuda ? matrix?.dtype : 'f32');
+        const g = new Graph(this.device.cuda ? activationsFor(matrix) : 'f32');
         record(g);
         program = this.device.compile(g);
         program.catch(() => programs.delete(key));
@@ -373,6 +373,9 @@ export class Engine {
     }
   }
 }
+
+const activationsFor = (matrix: Tensor | undefined): Dtype | undefined =>
+  matrix?.dtype === 'i8' || matrix?.dtype === 'u8' ? 'bf16' : matrix?.dtype;
 
 async function allocate(device: Device, config: ModelConfig, slots: number): Promise<Memory> {
   const [state, seen] = await Promise.all([

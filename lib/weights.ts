@@ -234,20 +234,13 @@ export function checkWeightDtype({ quantised }: WeightPlan<object>, dtype: Weigh
 
 /**
  * Puts the weights of a model on a device, making matrices of 8 or 4 bits on the way where they are asked for.
- * @throws VLMambaError ERR_ST_CHANGED, ERR_ST_READ, ERR_OUT_OF_MEMORY, ERR_CANCELLED, ERR_QUANT_VALUES; ERR_CUDA_QUANT
- * for a GPU, which has no kernels for them
+ * @throws VLMambaError ERR_ST_CHANGED, ERR_ST_READ, ERR_OUT_OF_MEMORY, ERR_CANCELLED, ERR_QUANT_VALUES
  */
 export async function loadWeights<T extends object>(
   device: Device,
   { tree, params, stored, parameters, quantised }: WeightPlan<T>,
   { dtype, token }: LoadWeightsOptions,
 ): Promise<LoadedWeights<T>> {
-  const bits = quantised ?? quantisedAsked(dtype);
-  if (bits && device.cuda)
-    throw new VLMambaError(
-      'ERR_CUDA_QUANT',
-      `device ${device.name}: weights in ${bits} are for the CPU: use device 'cpu'`,
-    );
   const tensors = new Map<Param, Parts>();
   const buffers: DeviceBuffer[] = [];
   const files = new Map<StoredTensor['file'], LoadSegment[]>();
@@ -271,7 +264,7 @@ export async function loadWeights<T extends object>(
     buffers,
     bytes: buffers.reduce((sum, buffer) => sum + buffer.bytes, 0),
     parameters,
-    quantised: bits,
+    quantised: quantised ?? quantisedAsked(dtype),
   };
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -56,17 +58,38 @@ void convert(const std::byte* from, std::byte* to, int64_t count, const Segment&
   }
 }
 
-// The place that a row's first number gets in its matrix of 8 or 4 bits.
-int64_t row_place(const Segment& s, int64_t row) {
-  return row * (s.to == Dtype::i8 ? s.columns : quant_blocks(s.columns) * (kQuantBlock / 2));
-}
+// Some rows of a matrix of 8 or 4 bits: where weights, scales and grids go in the buffer, and their bytes.
+struct QuantisedRows {
+  struct {
+    int64_t at, row_bytes;
+  } parts[3];
+  int64_t count;
 
-void quantize(const Segment& s, const std::byte* from, int64_t row, int64_t rows, std::byte* buffer, float* floats) {
-  const int64_t k = s.columns, scales = quant_blocks(k), grids = scales * kBlockGrids;
-  for (const int64_t end = row + rows; row < end; row++, from += k * dtype_bytes(s.from)) {
-    std::byte* const weight = buffer + s.at + row_place(s, row);
-    auto* const scale = reinterpret_cast<float*>(buffer + s.scale_at) + row * scales;
-    auto* const grid = reinterpret_cast<int8_t*>(buffer + s.grid_at) + row * grids;
+  QuantisedRows(const Segment& s, int64_t first, int64_t count) : count(count) {
+    const int64_t blocks = quant_blocks(s.columns);
+    const bool int8 = s.to == Dtype::i8;
+    parts[0] = {s.at, int8 ? s.columns : blocks * (kQuantBlock / 2)};
+    parts[1] = {s.scale_at, blocks * static_cast<int64_t>(sizeof(float))};
+    parts[2] = {s.grid_at, int8 ? 0 : blocks * kBlockGrids};
+    for (auto& part : parts) part.at += first * part.row_bytes;
+  }
+  static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+  // Of all parts one behind another.
+  int64_t bytes() const {
+    int64_t sum = 0;
+    for (const auto& part : parts) sum += aligned(count * part.row_bytes);
+    return sum;
+  }
+};
+
+// to: the places of weights, scales and grids.
+void quantize(const Segment& s, const std::byte* from, const QuantisedRows& rows, std::byte* const (&to)[3],
+              float* floats) {
+  const int64_t k = s.columns;
+  for (int64_t i = 0; i < rows.count; i++, from += k * dtype_bytes(s.from)) {
+    std::byte* const weight = to[0] + i * rows.parts[0].row_bytes;
+    auto* const scale = reinterpret_cast<float*>(to[1] + i * rows.parts[1].row_bytes);
+    auto* const grid = reinterpret_cast<int8_t*>(to[2] + i * rows.parts[2].row_bytes);
     const bool finite =
         s.to == Dtype::i8 ? quantizer().int8(from, s.from, k, floats, reinterpret_cast<int8_t*>(weight), scale)
                           : quantizer().int4(from, s.from, k, floats, reinterpret_cast<uint8_t*>(weight), scale, grid);
@@ -110,25 +133,49 @@ class Loader {
 
   const File& file() const { return file_; }
 
-  // How many threads there is work for. Only where memory can be written in place: a GPU's is the device's thread's.
+  // Whether numbers are made where they stay. A GPU's memory is written by the device's thread alone.
+  bool in_place() const {
+    return std::all_of(segments_.begin(), segments_.end(),
+                       [&](const Segment& s) { return backend_.host_address(s.buffer->memory) != nullptr; });
+  }
+
+  // How many threads there is work for.
   int useful(int threads) const {
-    for (const Segment& s : segments_)
-      if (!backend_.host_address(s.buffer->memory)) return 1;
     return static_cast<int>(std::min<int64_t>({threads, kMostThreads, static_cast<int64_t>(pieces_.size())}));
   }
 
   // What every thread does until no piece is left; the first failure ends it for all.
-  void work() noexcept {
-    try {
-      Scratch scratch;
-      for (size_t i; (i = next_++) < pieces_.size();) {
-        if (token_.cancelled) throw Error("ERR_CANCELLED", "loading was cancelled");
-        load(pieces_[i], scratch);
+  void work() noexcept { each_piece(true); }
+
+  // The same for a thread that leaves the writing to write_for_helpers().
+  void help() noexcept {
+    each_piece(false);
+    const std::lock_guard guard(lock_);
+    helping_--;
+    arrived_.notify_one();
+  }
+
+  void expect_help(int helpers) {
+    const std::lock_guard guard(lock_);
+    helping_ += helpers;
+  }
+
+  void write_for_helpers() noexcept {
+    std::unique_lock guard(lock_);
+    for (;;) {
+      arrived_.wait(guard, [&] { return !parcels_.empty() || helping_ == 0; });
+      if (parcels_.empty()) return;
+      Parcel& parcel = *parcels_.front();
+      parcels_.pop_front();
+      guard.unlock();
+      try {
+        write(parcel.parts);
+      } catch (...) {
+        fail();
       }
-    } catch (...) {
-      next_ = pieces_.size();
-      const std::lock_guard guard(lock_);
-      if (!failure_) failure_ = std::current_exception();
+      guard.lock();
+      parcel.written = true;
+      written_.notify_all();
     }
   }
 
@@ -138,11 +185,59 @@ class Loader {
 
  private:
   struct Scratch {
-    std::vector<std::byte> staged, converted;
+    std::vector<std::byte> staged, made;
     std::vector<float> floats;
   };
+  struct Part {
+    std::byte* to;
+    const std::byte* from;
+    int64_t bytes;
+  };
+  struct Parcel {
+    std::vector<Part> parts;
+    bool written = false;
+  };
 
-  void load(const Piece& piece, Scratch& scratch) {
+  void each_piece(bool writes) noexcept {
+    try {
+      Scratch scratch;
+      for (size_t i; (i = next_++) < pieces_.size();) {
+        if (token_.cancelled) throw Error("ERR_CANCELLED", "loading was cancelled");
+        Parcel parcel = load(pieces_[i], scratch);
+        if (parcel.parts.empty()) continue;
+        if (writes)
+          write(parcel.parts);
+        else
+          hand_over(parcel);
+      }
+    } catch (...) {
+      fail();
+    }
+  }
+
+  void fail() {
+    next_ = pieces_.size();
+    const std::lock_guard guard(lock_);
+    if (!failure_) failure_ = std::current_exception();
+  }
+
+  void write(const std::vector<Part>& parts) {
+    for (const Part& part : parts) {
+      Failure failure;
+      if (!backend_.write(part.to, part.from, static_cast<size_t>(part.bytes), failure))
+        throw Error(failure.code, failure.message);
+    }
+  }
+
+  void hand_over(Parcel& parcel) {
+    std::unique_lock guard(lock_);
+    parcels_.push_back(&parcel);
+    arrived_.notify_one();
+    written_.wait(guard, [&] { return parcel.written; });
+  }
+
+  // Reads a piece and makes it what it is to be, in place or else for someone to write.
+  Parcel load(const Piece& piece, Scratch& scratch) {
     const Segment& s = segments_[static_cast<size_t>(piece.segment)];
     const int64_t in = dtype_bytes(s.from), out = dtype_bytes(s.to), n = piece.count;
     const bool as_stored = s.from == s.to && s.transform == Transform::none;
@@ -153,26 +248,37 @@ class Loader {
     std::byte* const to = as_stored && host ? host + place : scratch.staged.data();
     if (file_.read(to, static_cast<size_t>(n * in), s.offset + piece.first * in) != static_cast<size_t>(n * in))
       throw Error("ERR_ST_CHANGED", text(path_, ": the file ended while it was being read"));
+    Parcel parcel;
     try {
       if (as_stored) {
         check_values(to, n, s.rule);
+        if (!host) parcel.parts = {{memory + place, to, n * out}};
       } else if (s.quantizes()) {
-        if (!host) throw Error("ERR_CUDA_QUANT", "weights in int8 and int4 are for the CPU");
+        const QuantisedRows rows(s, piece.first / s.columns, n / s.columns);
+        std::byte* made[3];
+        int64_t end = 0;
+        if (!host) fit(scratch.made, rows.bytes());
+        for (int i = 0; i < 3; i++) {
+          const auto [at, row_bytes] = rows.parts[i];
+          const int64_t bytes = rows.count * row_bytes;
+          made[i] = host ? host + at : scratch.made.data() + end;
+          if (!host && bytes > 0) parcel.parts.push_back({memory + at, made[i], bytes});
+          end += QuantisedRows::aligned(bytes);
+        }
         scratch.floats.resize(static_cast<size_t>(s.columns));
-        quantize(s, to, piece.first / s.columns, n / s.columns, host, scratch.floats.data());
+        quantize(s, to, rows, made, scratch.floats.data());
       } else {
-        if (!host) fit(scratch.converted, n * out);
-        convert(to, host ? host + place : scratch.converted.data(), n, s);
+        if (!host) fit(scratch.made, n * out);
+        std::byte* const made = host ? host + place : scratch.made.data();
+        convert(to, made, n, s);
+        if (!host) parcel.parts = {{memory + place, made, n * out}};
       }
     } catch (Error& error) {
       error.step = piece.segment;
       throw;
     }
-    Failure failure;
-    const std::byte* const made = as_stored ? to : scratch.converted.data();
-    if (!host && !backend_.write(memory + place, made, static_cast<size_t>(n * out), failure))
-      throw Error(failure.code, failure.message);
     token_.progress += n * in;
+    return parcel;
   }
 
   static void fit(std::vector<std::byte>& room, int64_t bytes) {
@@ -186,8 +292,11 @@ class Loader {
   const std::vector<Piece> pieces_;
   Token& token_;
   std::atomic<size_t> next_{0};
-  std::mutex lock_;
+  std::mutex lock_;  // of all below
   std::exception_ptr failure_;
+  int helping_ = 0;
+  std::deque<Parcel*> parcels_;  // that wait to be written
+  std::condition_variable arrived_, written_;
 };
 
 }  // namespace
@@ -198,11 +307,17 @@ void load_file(Backend& backend, const std::string& path, const FileIdentity& ex
   check_unchanged(loader.file(), path, expected);
   std::vector<std::thread> helpers;
   helpers.reserve(kMostThreads);
+  const bool in_place = loader.in_place();
+  const int wanted = loader.useful(threads) - (in_place ? 1 : 0);
+  if (!in_place) loader.expect_help(wanted);
   try {
-    for (int i = loader.useful(threads); i > 1; i--) helpers.emplace_back(&Loader::work, &loader);
+    while (static_cast<int>(helpers.size()) < wanted)
+      helpers.emplace_back(in_place ? &Loader::work : &Loader::help, &loader);
   } catch (const std::exception&) {
     // The system starts no more threads: those there are do the work.
+    if (!in_place) loader.expect_help(static_cast<int>(helpers.size()) - wanted);
   }
+  if (!in_place) loader.write_for_helpers();
   loader.work();
   for (std::thread& helper : helpers) helper.join();
   loader.finish();

@@ -1,5 +1,5 @@
 /**
- * npx tsx bench/models/loss.ts [MODEL…]
+ * npx tsx bench/models/loss.ts [MODEL…] [--device cpu|cuda]
  *
  * What int8 and int4 lose, as the tables of docs/quantization.md. The bundled model answers its held-out questions: how many
  * right, the perplexity of the right answers, and how far next-token probabilities move. Other checkpoints, with random
@@ -59,10 +59,16 @@ function withBits<T>(tree: T, bits: readonly [RegExp, Bits][]): T {
   return Object.fromEntries(Object.entries(tree).map(([key, child]) => [key, withBits(child, bits)])) as T;
 }
 
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: { device: { type: 'string', default: 'cpu' } },
+});
+const on = () => new Device({ name: values.device === 'cuda' ? 'cuda:0' : 'cpu' });
+
 async function engineOf(dir: string, { dtype, bits = [] }: Way): Promise<Engine> {
   const config = await readConfig(dir);
   const plan = planWeights(await openCheckpoint(dir), withBits(vlMambaParams(config), bits), unread);
-  const device = new Device();
+  const device = on();
   return Engine.create(device, config, await loadWeights(device, plan, { dtype }));
 }
 
@@ -119,9 +125,10 @@ async function answer(engine: Engine, dir: string, held: string): Promise<Answer
   const picture = Array.from({ length: engine.pictureRows }, (_, row) => -1 - row);
   const [end] = config.text.eosTokenIds;
   const found: Answers = { right: 0, asked: 0, positions: [], surprises: [] };
+  const resize = resizeOn(device.cuda ? new Device() : device);
   await engine.reservePictures(1);
   for (const { image, questions } of pictures) {
-    const { data } = await pixels(join(held, image), preprocess, { resize: resizeOn(device) });
+    const { data } = await pixels(join(held, image), preprocess, { resize });
     await engine.look(data, 0);
     const seen = await engine.acquire();
     await engine.run([{ slot: seen, ids: Int32Array.from(picture), position: 0 }], 'none');
@@ -231,9 +238,8 @@ async function tower(dir: string): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const { positionals } = parseArgs({ allowPositionals: true });
   const bundled = join('models', 'demo');
-  const probe = new Device();
+  const probe = on();
   console.log(`# ${machine(probe)}`);
   await probe.dispose();
   for (const dir of positionals.length > 0 ? positionals : [bundled]) {

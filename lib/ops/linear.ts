@@ -27,9 +27,10 @@ export interface LinearInputs {
  *
  * int8: a number of W is scale · q, q from −127 to 127, with one scale for 128 neighbours of a row. int4: byte j of a block of
  * 128 holds number j in its low and number j + 64 in its high four bits; q is step · bits + offset, from −127 to 127, with a
- * step from 1 to 16 and an offset for each 32 neighbours. x is rounded the same way, each 128 of a row by its largest
+ * step from 1 to 16 and an offset for each 32 neighbours. On a CPU x is rounded the same way, each 128 of a row by its largest
  * (scale max |x| / 127, ties to even): sums of a block are exact, and the blocks' are added in f32 from the first to the last. A
- * row of x with a NaN or an infinity gives NaN.
+ * row of x with a NaN or an infinity gives NaN. A GPU rounds x to bf16; where there are many rows also W, once the numbers
+ * have their scale (docs/quantization.md).
  */
 export function linear(
   g: Graph,

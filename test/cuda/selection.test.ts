@@ -145,14 +145,8 @@ add('a card without room for the model: auto goes on with the CPU and says why',
   assert.match(ask(env, 'cuda').ran, /^ERR_OUT_OF_MEMORY .*12 MiB more were asked for/);
 });
 
-add('weights in int8 and int4 are for the CPU: auto goes there and says why', () => {
-  for (const dtype of ['int8', 'int4']) {
-    const { ran, warnings } = ask(mocked({}), 'auto', '', { dtype });
-    assert.is(ran, 'cpu');
-    assert.match(warnings.at(-1)!, new RegExp(`cuda:0 is not used: .*weights in ${dtype} are for the CPU`));
-    const insisted = ask(mocked({}), 'cuda', '', { dtype }).ran;
-    assert.is(insisted.split(' ')[0], 'ERR_CUDA_QUANT');
-  }
+add('weights in int8 and int4 go to a card as others do', () => {
+  for (const dtype of ['int8', 'int4']) assert.is(ask(mocked({}), 'auto', '', { dtype }).ran, 'cuda:0');
 });
 
 add('a card that stops: everything asked of it fails, the CPU goes on', () => {

@@ -87,10 +87,6 @@ export const codes: Record<string, [string, string]> = {
     'The GPU stopped in the middle of its work, and CUDA can not be used any more in this process.',
     "Start the process again, or load the model with `device: 'cpu'`. If it happens again with the same input, report it.",
   ],
-  ERR_CUDA_QUANT: [
-    'Weights in int8 or int4 were asked for on a GPU, which has no kernels for them yet.',
-    "Use `device: 'cpu'`, or `'auto'`, which goes there by itself.",
-  ],
   ERR_CUDA_UNAVAILABLE: [
     'A CUDA device was asked for and there is none to use.',
     "See `vl-mamba doctor`, or use `device: 'cpu'`.",

@@ -2,7 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { embedding } from '../../lib/ops/embedding.ts';
 import { slice, transpose } from '../../lib/tensor.ts';
-import { device, failure, floats, hardLengths, onCuda, ops, random, run, same } from '../kit.ts';
+import { device, failure, floats, hardLengths, ops, random, run, same } from '../kit.ts';
 import * as reference from '../reference/embedding.ts';
 import { BLOCK, blocksOf } from '../reference/quantised.ts';
 
@@ -43,7 +43,6 @@ for (const d of hardLengths)
 
 for (const d of hardLengths)
   test(`width ${d}, weights in int8, words and pictures`, async () => {
-    if (onCuda) return;
     const blocks = blocksOf(d);
     const ids = { shape: [2, 9], data: integers(d, 18, -3, 7) };
     const rows = { shape: [3, d], data: floats(d + 1, 3 * d) };

@@ -44,6 +44,12 @@ export function quantiseRow(x: ArrayLike<number>): { values: Int8Array; scale: F
   return { values, scale };
 }
 
+/** The numbers that whole numbers and their scales stand for, [n, k], in f32. */
+export function dequantised(weight: Int8Array, scale: Float32Array, k: number): Float32Array {
+  const blocks = blocksOf(k);
+  return Float32Array.from(weight, (q, i) => q * scale[Math.floor(i / k) * blocks + Math.floor((i % k) / BLOCK)]!);
+}
+
 /** Σ_j x[i,j] weight[c,j] for rows of k, x rounded to int8 and weight whole numbers with their scales. Naive, float64. */
 export function products(
   x: ArrayLike<number>,
