@@ -21,6 +21,7 @@ struct WgmmaParams {
   int blocks;             // of kWgmmaK along k
   int cluster_m, cluster_n;
   int tiles_m, tiles_n;  // of a cluster
+  bool early;            // the weight may be read before wait_for_inputs()
   Finish finish;
 };
 
@@ -34,7 +35,9 @@ struct WgmmaTraits {
   // Two consumers take over registers of the producer, which has to be a whole warpgroup for it.
   static constexpr bool kGive = kGroups == 2;
   static constexpr int kThreads = 128 * kGroups + (kGive ? 128 : 32);
-  static constexpr int kAhead = BN <= 160 ? BN / 32 : BN <= 192 ? 3 : 2;  // chunks of the residual under way together
+  static constexpr int kAhead = BN <= 160   ? (BN + 31) / 32
+                                : BN <= 208 ? 3
+                                            : 2;  // chunks of the residual under way together
   static constexpr int kStageBytes = (BM + BN) * kWgmmaK * 2;
   static constexpr int kStages = std::min(8, (227 * 1024 - 128) / kStageBytes);
   static constexpr int kShared = kStages * kStageBytes + 16 * kStages;
@@ -96,30 +99,31 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
   return static_cast<uint64_t>(address >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{64} << 32 | uint64_t{1} << 62;
 }
 
-#define VLM_D64                                                                                     \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-  "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
-  "%59, %60, %61, %62, %63"
-#define VLM_D80 \
-  VLM_D64       \
-  ", "          \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define VLM_D96 \
-  VLM_D80       \
-  ", "          \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define VLM_D128                                                                                 \
-  VLM_D96                                                                                        \
-  ", "                                                                                           \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define VLM_D56                                                                                                    \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, " \
+  "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55"
+#define VLM_D64 VLM_D56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define VLM_D72 VLM_D64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define VLM_D80 VLM_D72 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define VLM_D88 VLM_D80 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define VLM_D96 VLM_D88 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define VLM_D104 VLM_D96 ", %96, %97, %98, %99, %100, %101, %102, %103"
+#define VLM_D112 VLM_D104 ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define VLM_D120 VLM_D112 ", %112, %113, %114, %115, %116, %117, %118, %119"
+#define VLM_D128 VLM_D120 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define VLM_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define VLM_F16(i) VLM_F4(i), VLM_F4(i + 4), VLM_F4(i + 8), VLM_F4(i + 12)
-#define VLM_F64 VLM_F16(0), VLM_F16(16), VLM_F16(32), VLM_F16(48)
-#define VLM_F80 VLM_F64, VLM_F16(64)
-#define VLM_F96 VLM_F80, VLM_F16(80)
-#define VLM_F128 VLM_F96, VLM_F16(96), VLM_F16(112)
+#define VLM_F8(i) VLM_F4(i), VLM_F4(i + 4)
+#define VLM_F56 VLM_F8(0), VLM_F8(8), VLM_F8(16), VLM_F8(24), VLM_F8(32), VLM_F8(40), VLM_F8(48)
+#define VLM_F64 VLM_F56, VLM_F8(56)
+#define VLM_F72 VLM_F64, VLM_F8(64)
+#define VLM_F80 VLM_F72, VLM_F8(72)
+#define VLM_F88 VLM_F80, VLM_F8(80)
+#define VLM_F96 VLM_F88, VLM_F8(88)
+#define VLM_F104 VLM_F96, VLM_F8(96)
+#define VLM_F112 VLM_F104, VLM_F8(104)
+#define VLM_F120 VLM_F112, VLM_F8(112)
+#define VLM_F128 VLM_F120, VLM_F8(120)
 #define VLM_WGMMA(type, n, sums, outputs, a_at, b_at, more_at)                                               \
   asm volatile("{\n.reg .pred more;\nsetp.ne.b32 more, " more_at                                             \
                ", 0;\n"                                                                                      \
@@ -127,20 +131,28 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
                ", more, 1, 1, 0, 0;\n}"                                                                      \
                : outputs                                                                                     \
                : "l"(a), "l"(b), "r"(more))
-#define VLM_WGMMA_OF(type)                                         \
-  if constexpr (N == 128)                                          \
-    VLM_WGMMA(type, "128", VLM_D64, VLM_F64, "%64", "%65", "%66"); \
-  else if constexpr (N == 160)                                     \
-    VLM_WGMMA(type, "160", VLM_D80, VLM_F80, "%80", "%81", "%82"); \
-  else if constexpr (N == 192)                                     \
-    VLM_WGMMA(type, "192", VLM_D96, VLM_F96, "%96", "%97", "%98"); \
-  else                                                             \
-    VLM_WGMMA(type, "256", VLM_D128, VLM_F128, "%128", "%129", "%130")
+#define VLM_WGMMA_OF(type)                                              \
+  if constexpr (N == 112)                                               \
+    VLM_WGMMA(type, "112", VLM_D56, VLM_F56, "%56", "%57", "%58");      \
+  else if constexpr (N == 128)                                          \
+    VLM_WGMMA(type, "128", VLM_D64, VLM_F64, "%64", "%65", "%66");      \
+  else if constexpr (N == 144)                                          \
+    VLM_WGMMA(type, "144", VLM_D72, VLM_F72, "%72", "%73", "%74");      \
+  else if constexpr (N == 160)                                          \
+    VLM_WGMMA(type, "160", VLM_D80, VLM_F80, "%80", "%81", "%82");      \
+  else if constexpr (N == 176)                                          \
+    VLM_WGMMA(type, "176", VLM_D88, VLM_F88, "%88", "%89", "%90");      \
+  else if constexpr (N == 192)                                          \
+    VLM_WGMMA(type, "192", VLM_D96, VLM_F96, "%96", "%97", "%98");      \
+  else if constexpr (N == 208)                                          \
+    VLM_WGMMA(type, "208", VLM_D104, VLM_F104, "%104", "%105", "%106"); \
+  else if constexpr (N == 256)                                          \
+    VLM_WGMMA(type, "256", VLM_D128, VLM_F128, "%128", "%129", "%130");
 
 // d = a bᵀ + (more ? d : 0): 64 rows of a, N rows of b, 16 of k.
 template <class T, int N>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int more) {
-  static_assert(N == 128 || N == 160 || N == 192 || N == 256);
+  static_assert(N == 256 || (N % 16 == 0 && N >= 112 && N <= 208));
   if constexpr (dtype_of<T> == Dtype::bf16) {
     VLM_WGMMA_OF("bf16");
   } else {
@@ -151,14 +163,26 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b,
 #undef VLM_WGMMA_OF
 #undef VLM_WGMMA
 #undef VLM_F4
-#undef VLM_F16
+#undef VLM_F8
+#undef VLM_F56
+#undef VLM_D56
 #undef VLM_F64
-#undef VLM_F80
-#undef VLM_F96
-#undef VLM_F128
 #undef VLM_D64
+#undef VLM_F72
+#undef VLM_D72
+#undef VLM_F80
 #undef VLM_D80
+#undef VLM_F88
+#undef VLM_D88
+#undef VLM_F96
 #undef VLM_D96
+#undef VLM_F104
+#undef VLM_D104
+#undef VLM_F112
+#undef VLM_D112
+#undef VLM_F120
+#undef VLM_D120
+#undef VLM_F128
 #undef VLM_D128
 
 #endif
@@ -184,7 +208,7 @@ template <int BN>
 struct Ahead {
   bool inside[2];
   int64_t y_at[2], residual_at[2];
-  float bias[BN / 32];  // of one column of every 32
+  float bias[(BN + 31) / 32];  // of one column of every 32
 
   __device__ __forceinline__ Ahead(const Finish& f, int row, int column) {
     const int lane = threadIdx.x % 32;
@@ -208,7 +232,7 @@ struct Ahead {
 template <int BN, int kAhead>
 __device__ __forceinline__ void finish_registers(const Finish& f, const float (&sums)[BN / 2], const Ahead<BN>& ahead,
                                                  int column) {
-  constexpr int kChunks = BN / 32;  // of 32 columns
+  constexpr int kChunks = (BN + 31) / 32;  // of 32 columns
   const int lane = threadIdx.x % 32, t = lane % 4;
   const bool odd = t % 2;
   const int c0 = column + t % 2 * 8 + t / 2 * 4;
@@ -220,7 +244,7 @@ __device__ __forceinline__ void finish_registers(const Finish& f, const float (&
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int c = c0 + 32 * chunk + 16 * p;
-        if (c >= f.n || !ahead.inside[h]) continue;
+        if (32 * chunk + 16 * p >= BN || c >= f.n || !ahead.inside[h]) continue;
         auto& to = add[chunk % kAhead][p][h];
         const std::byte* from = f.residual.data + (ahead.residual_at[h] + c) * (wide ? 4 : 2);
         if (wide)
@@ -237,7 +261,7 @@ __device__ __forceinline__ void finish_registers(const Finish& f, const float (&
   for (int chunk = 0; chunk < kChunks; chunk++) {
     float v[16];
 #pragma unroll
-    for (int e = 0; e < 16; e++) v[e] = sums[16 * chunk + e];
+    for (int e = 0; e < 16; e++) v[e] = 16 * chunk + e < BN / 2 ? sums[16 * chunk + e] : 0.f;
     if (f.bias) {
 #pragma unroll
       for (int e = 0; e < 8; e++) {
@@ -253,6 +277,7 @@ __device__ __forceinline__ void finish_registers(const Finish& f, const float (&
       for (int p = 0; p < 2; p++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
+          if (32 * chunk + 16 * p >= BN) continue;
           const float* mine = v + 8 * p + 2 * h;  // two columns of a group of eight; four on, of the next
           Pack<float, 4> quad;
 #pragma unroll
@@ -315,32 +340,46 @@ __global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   cluster_sync();
-  wait_for_inputs();
 
   const int group = threadIdx.x / 128;
   RingPlace<kStages> at;
   if (group == kGroups) {
     if constexpr (Traits::kGive) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x % 128 == 0) {
+    if (threadIdx.x % 128 != 0) {
+      wait_for_inputs();
+    } else {
       const int x_rows = BM / p.cluster_n, w_rows = BN / p.cluster_m;  // of this block's part
       int x_mask = 0, w_mask = 0;
       for (int r = 0; r < p.cluster_n; r++) x_mask |= 1 << (rank_m + r * p.cluster_m);
       for (int r = 0; r < p.cluster_m; r++) w_mask |= 1 << (r + rank_n * p.cluster_m);
+      const auto copy_weight = [&](int stage, int block, int column) {
+        barrier_expect(full + 8 * stage, Traits::kStageBytes);
+        copy_box(w_at(stage) + rank_m * w_rows * 128, p.weight, block * kWgmmaK, column + rank_m * w_rows,
+                 full + 8 * stage, w_mask);
+      };
+      int row, column, copied = first;  // blocks of the first tile's weight
+      if (p.early) {
+        tile(blockIdx.x / cluster, row, column);
+        for (; copied < min(first + kStages, last); copied++) copy_weight(copied - first, copied, column);
+      }
+      wait_for_inputs();
       for (int unit = blockIdx.x / cluster; unit < units; unit += stride) {
-        int row, column;
         tile(unit, row, column);
-        const int i = row + rank_n * x_rows, c = column + rank_m * w_rows;
+        const int i = row + rank_n * x_rows;
 #pragma unroll 1
         for (int block = first; block < last; block++, at.next()) {
-          barrier_wait(empty + 8 * at.stage, at.lap ^ 1);
-          barrier_expect(full + 8 * at.stage, Traits::kStageBytes);
+          if (block >= copied) {
+            barrier_wait(empty + 8 * at.stage, at.lap ^ 1);
+            copy_weight(at.stage, block, column);
+          }
           copy_box(x_at(at.stage) + rank_n * x_rows * 128, p.x, block * kWgmmaK, i, full + 8 * at.stage, x_mask);
-          copy_box(w_at(at.stage) + rank_m * w_rows * 128, p.weight, block * kWgmmaK, c, full + 8 * at.stage, w_mask);
         }
+        copied = first;
       }
     }
   } else {
     if constexpr (Traits::kGive) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    wait_for_inputs();
     const int warp = threadIdx.x / 32;
     // One thread of a warpgroup for each block of the cluster tells it that the stage was read here.
     const auto release = [&](int stage) {
@@ -468,8 +507,8 @@ struct Matrix {
 };
 
 template <class Traits>
-void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_m, int cluster_n, const Finish& finish,
-                  const Launch& on) {
+void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_m, int cluster_n, bool early,
+                  const Finish& finish, const Launch& on) {
   using T = typename Traits::T;
   const int cluster = Traits::kSplit ? Traits::kSplits : cluster_m * cluster_n;
   const WgmmaParams params{.x = tensor_map<T>(x.data, finish.m, k, x.ld, Traits::BM / cluster_n),
@@ -479,6 +518,7 @@ void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_
                            .cluster_n = cluster_n,
                            .tiles_m = static_cast<int>(ceil_div(finish.m, Traits::BM * cluster_m)),
                            .tiles_n = static_cast<int>(ceil_div(finish.n, Traits::BN * cluster_n)),
+                           .early = early,
                            .finish = finish};
   const auto kernel = wgmma_kernel<Traits>;
   VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Traits::kShared));
