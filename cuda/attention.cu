@@ -9,6 +9,7 @@
 #include "attention_mma.cuh"
 #include "attention_wgmma.cuh"
 #include "rows.cuh"
+#include "tensor_map.cuh"
 
 namespace vlm::cuda {
 namespace {
@@ -301,70 +302,62 @@ __global__ void __launch_bounds__(Tile<T, kD>::kThreads) attend(const __grid_con
   finish(p, b, h, first + warp * 16, o, softmax);
 }
 
-// The same on Hopper: one warpgroup copies tiles, the others have 64 queries each and share them. While a tile's powers are
-// taken, the next one's scores and the last one's values are multiplied.
+// The same on Hopper: a warp copies tiles of keys and values through the tensor copy engine, each of one or two warpgroups
+// has 64 queries. While a tile's powers are taken, the next one's scores and the last one's values are multiplied.
+// In shared memory a row is 64 columns, swizzled; columns past the 64th lie in a second part.
 template <int kD>
 struct HopperTile {
-  static constexpr int kKeys = 64, kStages = 8, kMaxWarpgroups = 2;
-  static constexpr int kThreads = (kMaxWarpgroups + 1) * 128;
-  static constexpr int kPitch = (kKeys + 1) * 16;  // of 8 columns, in bytes; the one more spreads copies over the banks
+  static constexpr int kKeys = 64, kMaxWarpgroups = 2, kThreads = kMaxWarpgroups * 128 + 128;
+  static constexpr int kParts = static_cast<int>(ceil_div(kD, 64)), kPartBytes = kKeys * 128;
   static constexpr int kSteps = static_cast<int>(ceil_div(kD, 16));
-  static constexpr int kKBytes = 2 * kSteps * kPitch, kStageBytes = kKBytes + kD / 8 * kPitch;
+  static constexpr int kStageBytes = 2 * kParts * kPartBytes, kStages = kParts == 1 ? 8 : 6;
   static constexpr int kBytes = kStages * (kStageBytes + 2 * 8);  // two barriers a stage: it is full, it is empty
 };
 
+struct HopperArgs {
+  CUtensorMap k, v;  // boxes of 64 columns and a tile's rows of a head
+  Args args;
+};
+
 template <class T, int kD>
-__global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(const __grid_constant__ Args p) {
+__global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(const __grid_constant__ HopperArgs a) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
-  wait_for_inputs();
   using Shape = HopperTile<kD>;
-  constexpr int kKeys = Shape::kKeys, kStages = Shape::kStages, kPitch = Shape::kPitch, kPacks = kD / 8;
-  extern __shared__ __align__(128) std::byte shared[];
+  constexpr int kKeys = Shape::kKeys, kStages = Shape::kStages, kParts = Shape::kParts, kPart = Shape::kPartBytes;
+  constexpr int kPacks = kD / 8;
+  const Args& p = a.args;
+  extern __shared__ __align__(1024) std::byte shared[];  // as the swizzle has it
   const uint32_t tiles = shared_address(shared), barriers = tiles + kStages * Shape::kStageBytes;
   const auto stage = [&](int tile) { return tiles + tile % kStages * Shape::kStageBytes; };
   const auto full = [&](int tile) { return barriers + tile % kStages * 16; };
   const auto empty = [&](int tile) { return full(tile) + 8; };
 
-  const int warpgroup = threadIdx.x / 128, warpgroups = blockDim.x / 128 - 1;
-  const int head = blockIdx.x / p.blocks, first = (blockIdx.x % p.blocks * warpgroups + warpgroup - 1) * 64;
-  const int64_t b = head / p.heads, h = head % p.heads;
+  const int warpgroups = blockDim.x / 128 - 1, warpgroup = threadIdx.x / 128;
+  const int head = blockIdx.x / p.blocks, first = (blockIdx.x % p.blocks * warpgroups + warpgroup) * 64;
+  const int b = head / p.heads, h = head % p.heads;
   const int count = (p.keys + kKeys - 1) / kKeys;
 
-  if (threadIdx.x < kStages) {
-    barrier_init(full(threadIdx.x), 4);  // warps
-    barrier_init(empty(threadIdx.x), warpgroups * 4);
+  if (threadIdx.x == 0) {
+    asm volatile("prefetch.tensormap [%0];\nprefetch.tensormap [%1];" ::"l"(&a.k), "l"(&a.v) : "memory");
+    for (int s = 0; s < kStages; s++) {
+      barrier_init(full(s), 1);
+      barrier_init(empty(s), warpgroups);
+    }
+    fence_barriers();
   }
-  if constexpr (kD % 16 != 0)  // the columns of k that fill the last step
-    for (int i = threadIdx.x; i < kStages * kKeys; i += blockDim.x)
-      *reinterpret_cast<uint4*>(shared + i / kKeys * Shape::kStageBytes + kPacks * kPitch + i % kKeys * 16) = uint4{};
   __syncthreads();
+  wait_for_inputs();
 
-  if (warpgroup == 0) {
+  if (warpgroup == warpgroups) {
     give_registers<40>();
-    constexpr int kUnderWay = 2;  // tiles that are being copied
-    // A thread copies the same 8 columns of every tile.
-    constexpr int kRows = 128 / kPacks;
-    const int row = threadIdx.x / kPacks, column = threadIdx.x % kPacks;
-    const uint32_t offset = column * kPitch + row * 16;
-    const T* k = p.k.head<T>(b, h) + row * p.k.stride[1] + column * 8;
-    const T* v = p.v.head<T>(b, h) + row * p.v.stride[1] + column * 8;
-    int left = p.keys - row;
-    for (int tile = 0; tile < count + kUnderWay; tile++) {
-      if (tile >= kStages && tile < count) barrier_wait(empty(tile), (tile / kStages + 1) % 2);
-      const uint32_t to = stage(tile) + offset;
-#pragma unroll
-      for (int i = 0; i < kKeys; i += kRows)
-        if (row < min(kRows, kKeys - i) && tile < count) {
-          copy_async16(to + i * 16, k + i * p.k.stride[1], i < left);
-          copy_async16(to + i * 16 + Shape::kKBytes, v + i * p.v.stride[1], i < left);
-        }
-      copies_commit();
-      copies_wait<kUnderWay>();
-      __syncwarp();
-      if (tile >= kUnderWay && threadIdx.x % 32 == 0) barrier_arrive(full(tile - kUnderWay));
-      k += kKeys * p.k.stride[1];
-      v += kKeys * p.v.stride[1];
-      left -= kKeys;
+    if (threadIdx.x % 128 != 0) return;
+    for (int tile = 0; tile < count; tile++) {
+      if (tile >= kStages) barrier_wait(empty(tile), (tile / kStages + 1) % 2);
+      barrier_expect(full(tile), Shape::kStageBytes);
+      for (int part = 0; part < kParts; part++)
+        copy_rows(stage(tile) + part * kPart, a.k, part * 64, h, tile * kKeys, b, full(tile));
+      for (int part = 0; part < kParts; part++)
+        copy_rows(stage(tile) + (kParts + part) * kPart, a.v, part * 64, h, tile * kKeys, b, full(tile));
     }
   } else {
     take_registers<232>();
@@ -383,11 +376,10 @@ __global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(con
     float o[kPacks][4] = {}, even[8][4], odd[8][4];
     const auto scores = [&](float(&s)[8][4], int tile) {
       barrier_wait(full(tile), tile / kStages % 2);
-      fence_shared();
       wgmma_fence();
 #pragma unroll
       for (int c = 0; c < Shape::kSteps; c++)
-        wgmma<T, 0>(s, q[c], columns_summed(stage(tile) + c * 2 * kPitch, kPitch), c > 0);
+        wgmma<T, 0>(s, q[c], columns_summed(stage(tile) + c / 4 * kPart + c % 4 * 32), c > 0);
       wgmma_commit();
     };
     // Of the scores `now`, with the products under way that were started before: the last tile's values, the next one's
@@ -409,9 +401,9 @@ __global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(con
       wgmma_fence();
 #pragma unroll
       for (int j = 0; j < 4; j++)
-        wgmma<T, 1>(o, a[j], rows_summed(stage(tile) + Shape::kKBytes + j * 256, kPitch), true);
+        wgmma<T, 1>(o, a[j], rows_summed(stage(tile) + kParts * kPart + j * 2048, kPart), true);
       wgmma_commit();
-      if (tile > 0 && lane == 0) barrier_arrive(empty(tile - 1));
+      if (tile > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty(tile - 1));
     };
 
     scores(even, 0);
@@ -455,11 +447,23 @@ int warpgroups(int64_t queries, int64_t heads, int multiprocessors) {
   return best;
 }
 
+// The rows of a head, 64 columns at a time, zeros beyond the last column and row.
+template <class T>
+CUtensorMap rows_map(const TensorArg& t, int box_rows) {
+  const int64_t size[] = {t.size[3], t.size[2], t.size[1], t.size[0]};
+  const int64_t stride[] = {t.stride[2], t.stride[1], t.stride[0]};
+  const int box[] = {64, 1, box_rows, 1};
+  return tensor_map<T, 4>(t.data, size, stride, box);
+}
+
 template <class T, int kD>
-void launch_hopper(Args p, int64_t heads, const Launch& on) {
+void launch_hopper(Args p, const TensorArg& k, const TensorArg& v, const Launch& on) {
+  using Shape = HopperTile<kD>;
+  const int64_t heads = k.size[0] * k.size[2];
   const int n = warpgroups(p.queries, heads, on.card.multiprocessors);
   p.blocks = static_cast<int>(ceil_div(p.queries, n * 64));
-  launch(attend_hopper<T, kD>, static_cast<unsigned>(p.blocks * heads), (n + 1) * 128, HopperTile<kD>::kBytes, on, p);
+  launch(attend_hopper<T, kD>, static_cast<unsigned>(p.blocks * heads), (n + 1) * 128, Shape::kBytes, on,
+         HopperArgs{rows_map<T>(k, Shape::kKeys), rows_map<T>(v, Shape::kKeys), p});
 }
 
 template <class T, int kD>
@@ -509,7 +513,10 @@ void launch_attention(const Step& step, const Launch& on) {
   with_float(q, "q", [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2)
-      if (on.card.arch == 90 && p.wide && p.d == 72) return launch_hopper<T, 72>(p, q.size[0] * q.size[2], on);
+      if (on.card.arch == 90 && p.wide && encode_tiled()) {
+        if (p.d == 64) return launch_hopper<T, 64>(p, k, v, on);
+        if (p.d == 72) return launch_hopper<T, 72>(p, k, v, on);
+      }
     const auto tile = p.d <= 64    ? launch_tile<T, 64>
                       : p.d <= 80  ? launch_tile<T, 80>
                       : p.d <= 128 ? launch_tile<T, 128>

@@ -1,19 +1,20 @@
 // Hopper's asynchronous products: a warpgroup (128 threads) multiplies 64 rows from its registers with a tile of shared
-// memory. Tiles lie as [column / 8][row][column % 8], the layout that has no swizzle, a row of 8 numbers being 16 bytes.
+// memory that the tensor copy engine filled: rows of 64 columns, which are 128 swizzled bytes.
 #pragma once
+
+#include <cuda.h>
 
 #include "common.cuh"
 
 namespace vlm::cuda {
 
-// A tile whose groups of 8 columns lie `pitch` bytes apart, as what a product sums over: its columns (k: a row of it is a
-// key) …
-__device__ inline uint64_t columns_summed(uint32_t address, uint32_t pitch) {
-  return address >> 4 | static_cast<uint64_t>(pitch >> 4) << 16 | static_cast<uint64_t>(128 >> 4) << 32;
+// A tile as what a product sums over: its columns (k: a row of it is a key), 32 bytes of each row at a time …
+__device__ inline uint64_t columns_summed(uint32_t address) {
+  return address >> 4 | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
-// … or its rows (v).
-__device__ inline uint64_t rows_summed(uint32_t address, uint32_t pitch) {
-  return address >> 4 | static_cast<uint64_t>(128 >> 4) << 16 | static_cast<uint64_t>(pitch >> 4) << 32;
+// … or its rows (v), 16 at a time; columns past the 64th lie in a second tile, so many bytes on.
+__device__ inline uint64_t rows_summed(uint32_t address, uint32_t part_bytes) {
+  return address >> 4 | static_cast<uint64_t>(part_bytes >> 4) << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -32,12 +33,15 @@ __device__ void pin(float (&c)[kN][4]) {
 __device__ inline void stay_above(float total) {
   if (total < 0) __trap();
 }
-// What ordinary instructions and copies wrote to shared memory is seen by products that start after it.
-__device__ inline void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
 // Barriers in shared memory that count arrivals, phase by phase.
 __device__ inline void barrier_init(uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// … and is seen by the copy engine.
+__device__ inline void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// An arrival, and so many bytes to come.
+__device__ inline void barrier_expect(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 __device__ inline void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -48,6 +52,16 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       "{ .reg .pred done; again%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again%=; }" ::
           "r"(barrier),
       "r"(parity)
+      : "memory");
+}
+
+// A box of [batch, rows, heads, columns] to shared memory, where it starts at (b, row, head, column).
+__device__ inline void copy_rows(uint32_t to, const CUtensorMap& map, int column, int head, int row, int b,
+                                 uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(to),
+      "l"(&map), "r"(column), "r"(head), "r"(row), "r"(b), "r"(barrier)
       : "memory");
 }
 

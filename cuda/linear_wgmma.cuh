@@ -5,11 +5,10 @@
 // each, and the parts are added, always in the same order, through distributed shared memory.
 #pragma once
 
-#include <cuda.h>
-
 #include <algorithm>
 
 #include "linear_finish.cuh"
+#include "tensor_map.cuh"
 
 namespace vlm::cuda {
 
@@ -470,49 +469,24 @@ __global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid
 #endif
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function that describes a matrix to the copy engine; null where the driver is too old to know it.
-inline EncodeTiled encode_tiled() {
-  static const EncodeTiled encode = [] {
-    void* f = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
-    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(f) : nullptr;
-  }();
-  return encode;
-}
-
-// [rows, k] of 16-bit elements, read in boxes of box_rows rows and one stage of k; zeros beyond the matrix.
-template <class T>
-CUtensorMap tensor_map(const void* data, int64_t rows, int64_t k, int64_t ld, int box_rows) {
-  CUtensorMap map;
-  const cuuint64_t size[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride[] = {static_cast<cuuint64_t>(ld) * sizeof(T)};
-  const cuuint32_t box[] = {kWgmmaK, static_cast<cuuint32_t>(box_rows)}, step[] = {1, 1};
-  const CUresult status = encode_tiled()(
-      &map, dtype_of<T> == Dtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-      const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS)
-    throw Error("ERR_CUDA",
-                text("cuTensorMapEncodeTiled: error ", static_cast<int>(status), " for ", rows, " rows of ", k));
-  return map;
-}
-
 struct Matrix {
   const void* data;
   int64_t ld;
 };
+
+// [rows, k], read in boxes of box_rows rows and one stage of k.
+template <class T>
+CUtensorMap matrix_map(const Matrix& matrix, int64_t rows, int64_t k, int box_rows) {
+  return tensor_map<T, 2>(matrix.data, {k, rows}, {matrix.ld}, {kWgmmaK, box_rows});
+}
 
 template <class Traits>
 void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_m, int cluster_n, bool early,
                   const Finish& finish, const Launch& on) {
   using T = typename Traits::T;
   const int cluster = Traits::kSplit ? Traits::kSplits : cluster_m * cluster_n;
-  const WgmmaParams params{.x = tensor_map<T>(x.data, finish.m, k, x.ld, Traits::BM / cluster_n),
-                           .weight = tensor_map<T>(weight.data, finish.n, k, weight.ld, Traits::BN / cluster_m),
+  const WgmmaParams params{.x = matrix_map<T>(x, finish.m, k, Traits::BM / cluster_n),
+                           .weight = matrix_map<T>(weight, finish.n, k, Traits::BN / cluster_m),
                            .blocks = static_cast<int>(ceil_div(k, kWgmmaK)),
                            .cluster_m = cluster_m,
                            .cluster_n = cluster_n,
