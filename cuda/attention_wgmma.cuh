@@ -1,18 +1,11 @@
-// Hopper's asynchronous products: a warpgroup (128 threads) multiplies 64 rows from its registers with a tile of shared
-// memory that the tensor copy engine filled: rows of 64 columns, which are 128 swizzled bytes.
+// What attention needs of Hopper beside hopper.cuh: products of 64 rows that a warpgroup has in its registers.
 #pragma once
 
-#include <cuda.h>
-
-#include "common.cuh"
+#include "hopper.cuh"
 
 namespace vlm::cuda {
 
-// A tile as what a product sums over: its columns (k: a row of it is a key), 32 bytes of each row at a time …
-__device__ inline uint64_t columns_summed(uint32_t address) {
-  return address >> 4 | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
-}
-// … or its rows (v), 16 at a time; columns past the 64th lie in a second tile, so many bytes on.
+// A tile as what a product sums over its rows, 16 at a time; columns past the 64th lie in a second part, so many bytes on.
 __device__ inline uint64_t rows_summed(uint32_t address, uint32_t part_bytes) {
   return address >> 4 | static_cast<uint64_t>(part_bytes >> 4) << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
@@ -29,32 +22,13 @@ __device__ void pin(float (&c)[kN][4]) {
 #pragma unroll
   for (int n = 0; n < kN; n++) asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
 }
-// … and what leads to a number that is never negative above it: ptxas moves waits up, but not across a branch.
+// … and what leads to a number that is never negative above it: ptxas moves waits up, but not across a branch. (A trap in
+// the branch would keep it from using the registers that setmaxnreg brings.)
 __device__ inline void stay_above(float total) {
-  if (total < 0) __trap();
-}
-// Barriers in shared memory that count arrivals, phase by phase.
-__device__ inline void barrier_init(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-// … and is seen by the copy engine.
-__device__ inline void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-// An arrival, and so many bytes to come.
-__device__ inline void barrier_expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// Until the phase of that parity is over.
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{ .reg .pred done; again%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again%=; }" ::
-          "r"(barrier),
-      "r"(parity)
-      : "memory");
+  if (total < 0) asm volatile("nanosleep.u32 0;");
 }
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 // A box of [batch, rows, heads, columns] to shared memory, where it starts at (b, row, head, column).
 __device__ inline void copy_rows(uint32_t to, const CUtensorMap& map, int column, int head, int row, int b,
                                  uint32_t barrier) {
@@ -64,6 +38,7 @@ __device__ inline void copy_rows(uint32_t to, const CUtensorMap& map, int column
       "l"(&map), "r"(column), "r"(head), "r"(row), "r"(b), "r"(barrier)
       : "memory");
 }
+#endif
 
 // Moves registers between the warpgroups of a block.
 template <int kCount>
