@@ -25,13 +25,14 @@ struct WgmmaParams {
   Finish finish;
 };
 
-template <class T_, int kGroups_, int BN_, int kSplits_ = 1>
+template <class T_, int kGroups_, int BN_, int kSplits_ = 1, int kBlocks_ = 1>
 struct WgmmaTraits {
   using T = T_;
   static constexpr int kGroups = kGroups_;  // consumer warpgroups
   static constexpr int BM = 64 * kGroups, BN = BN_;
   static constexpr int kSplits = kSplits_;  // blocks that share a tile's k
   static constexpr bool kSplit = kSplits > 1;
+  static constexpr int kBlocks = kBlocks_;  // of a multiprocessor at once
   // Two consumers take over registers of the producer, which has to be a whole warpgroup for it.
   static constexpr bool kGive = kGroups == 2;
   static constexpr int kThreads = 128 * kGroups + (kGive ? 128 : 32);
@@ -39,7 +40,7 @@ struct WgmmaTraits {
                                 : BN <= 208 ? 3
                                             : 2;  // chunks of the residual under way together
   static constexpr int kStageBytes = (BM + BN) * kWgmmaK * 2;
-  static constexpr int kStages = std::min(8, (227 * 1024 - 128) / kStageBytes);
+  static constexpr int kStages = std::min(8, (228 * 1024 / kBlocks - 1024 - 128) / kStageBytes);
   static constexpr int kShared = kStages * kStageBytes + 16 * kStages;
   static_assert(!kSplit || BM * BN * 4 <= kStages * kStageBytes);
 };
@@ -167,7 +168,7 @@ __device__ __forceinline__ void finish_registers(const Finish& f, const float (&
 }
 
 template <class Traits>
-__global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid_constant__ WgmmaParams p) {
+__global__ __launch_bounds__(Traits::kThreads, Traits::kBlocks) void wgmma_kernel(const __grid_constant__ WgmmaParams p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using T = typename Traits::T;
   constexpr int BM = Traits::BM, BN = Traits::BN, kGroups = Traits::kGroups, kStages = Traits::kStages;
