@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(Tile<T, kD>::kThreads) attend(const __grid_con
   wait_for_inputs();
   using Shape = Tile<T, kD>;
   constexpr int kKeys = Shape::kKeys, kTile = kKeys * Shape::kPitch;
-  extern __shared__ __align__(128) std::byte shared[];
+  extern __shared__ __align__(1024) std::byte shared[];
   T* const queries = reinterpret_cast<T*>(shared);
   T* const tiles = queries + Shape::kQueries * Shape::kPitch;  // k, v of even tiles, then of odd ones
 
@@ -301,142 +301,150 @@ __global__ void __launch_bounds__(Tile<T, kD>::kThreads) attend(const __grid_con
   finish(p, b, h, first + warp * 16, o, softmax);
 }
 
-// The same on Hopper: one warpgroup copies tiles, the others have 64 queries each and share them. While a tile's powers are
-// taken, the next one's scores and the last one's values are multiplied.
+// The same on Hopper: a thread has tiles copied by the tensor copy engine, each of one or two warpgroups has 64 queries. While
+// a tile's powers are taken, the next one's scores and the last one's values are multiplied.
+// In shared memory a row is 64 columns, swizzled; columns past the 64th lie in a second part.
 template <int kD>
 struct HopperTile {
-  static constexpr int kKeys = 64, kStages = 8, kMaxWarpgroups = 2;
-  static constexpr int kThreads = (kMaxWarpgroups + 1) * 128;
-  static constexpr int kPitch = (kKeys + 1) * 16;  // of 8 columns, in bytes; the one more spreads copies over the banks
+  static constexpr int kQueries = 64, kKeys = kD == 64 ? 80 : 96, kMaxWarpgroups = 2,
+                       kThreads = kMaxWarpgroups * 128 + 128;
+  static constexpr int kParts = static_cast<int>(ceil_div(kD, 64)), kRowBytes = 128;
   static constexpr int kSteps = static_cast<int>(ceil_div(kD, 16));
-  static constexpr int kKBytes = 2 * kSteps * kPitch, kStageBytes = kKBytes + kD / 8 * kPitch;
-  static constexpr int kBytes = kStages * (kStageBytes + 2 * 8);  // two barriers a stage: it is full, it is empty
+  static constexpr int kPart = kKeys * kRowBytes, kQueryPart = kQueries * kRowBytes;
+  static constexpr int kStageBytes = 2 * kParts * kPart, kQueryBytes = kParts * kQueryPart;
+  static constexpr int kStages = 4;
+  // Two barriers a stage: it is full, it is empty; one for each warpgroup's queries.
+  static constexpr int kBytes = kStages * (kStageBytes + 2 * 8) + kMaxWarpgroups * (kQueryBytes + 8);
+};
+
+struct HopperArgs {
+  CUtensorMap q, k, v;  // boxes of 64 columns and a tile's rows of a head
+  Args args;
 };
 
 template <class T, int kD>
-__global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(const __grid_constant__ Args p) {
+__global__ void __launch_bounds__(HopperTile<kD>::kThreads, 1) attend_hopper(const __grid_constant__ HopperArgs a) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
-  wait_for_inputs();
   using Shape = HopperTile<kD>;
-  constexpr int kKeys = Shape::kKeys, kStages = Shape::kStages, kPitch = Shape::kPitch, kPacks = kD / 8;
-  extern __shared__ __align__(128) std::byte shared[];
-  const uint32_t tiles = shared_address(shared), barriers = tiles + kStages * Shape::kStageBytes;
+  constexpr int kKeys = Shape::kKeys, kStages = Shape::kStages, kParts = Shape::kParts, kPart = Shape::kPart;
+  constexpr int kPacks = kD / 8, kN = kKeys / 8;
+  const Args& p = a.args;
+  extern __shared__ __align__(1024) std::byte shared[];  // as the swizzle has it
+  const uint32_t tiles = shared_address(shared), all_queries = tiles + kStages * Shape::kStageBytes,
+                 barriers = all_queries + Shape::kMaxWarpgroups * Shape::kQueryBytes;
   const auto stage = [&](int tile) { return tiles + tile % kStages * Shape::kStageBytes; };
   const auto full = [&](int tile) { return barriers + tile % kStages * 16; };
   const auto empty = [&](int tile) { return full(tile) + 8; };
+  const auto queries = [&](int warpgroup) { return all_queries + warpgroup * Shape::kQueryBytes; };
+  const auto asked = [&](int warpgroup) { return barriers + kStages * 16 + warpgroup * 8; };
 
-  const int warpgroup = threadIdx.x / 128, warpgroups = blockDim.x / 128 - 1;
-  const int head = blockIdx.x / p.blocks, first = (blockIdx.x % p.blocks * warpgroups + warpgroup - 1) * 64;
-  const int64_t b = head / p.heads, h = head % p.heads;
+  const int warpgroups = blockDim.x / 128 - 1, warpgroup = threadIdx.x / 128;
+  const int head = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks * warpgroups * Shape::kQueries;
+  const int b = head / p.heads, h = head % p.heads;
   const int count = (p.keys + kKeys - 1) / kKeys;
 
-  if (threadIdx.x < kStages) {
-    barrier_init(full(threadIdx.x), 4);  // warps
-    barrier_init(empty(threadIdx.x), warpgroups * 4);
+  if (threadIdx.x == 0) {
+    asm volatile("prefetch.tensormap [%0];\nprefetch.tensormap [%1];\nprefetch.tensormap [%2];" ::"l"(&a.q), "l"(&a.k),
+                 "l"(&a.v)
+                 : "memory");
+    for (int s = 0; s < kStages; s++) {
+      barrier_init(full(s), 1);
+      barrier_init(empty(s), warpgroups);
+    }
+    for (int w = 0; w < warpgroups; w++) barrier_init(asked(w), 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  if constexpr (kD % 16 != 0)  // the columns of k that fill the last step
-    for (int i = threadIdx.x; i < kStages * kKeys; i += blockDim.x)
-      *reinterpret_cast<uint4*>(shared + i / kKeys * Shape::kStageBytes + kPacks * kPitch + i % kKeys * 16) = uint4{};
   __syncthreads();
+  wait_for_inputs();
 
-  if (warpgroup == 0) {
+  if (warpgroup == warpgroups) {
     give_registers<40>();
-    constexpr int kUnderWay = 2;  // tiles that are being copied
-    // A thread copies the same 8 columns of every tile.
-    constexpr int kRows = 128 / kPacks;
-    const int row = threadIdx.x / kPacks, column = threadIdx.x % kPacks;
-    const uint32_t offset = column * kPitch + row * 16;
-    const T* k = p.k.head<T>(b, h) + row * p.k.stride[1] + column * 8;
-    const T* v = p.v.head<T>(b, h) + row * p.v.stride[1] + column * 8;
-    int left = p.keys - row;
-    for (int tile = 0; tile < count + kUnderWay; tile++) {
-      if (tile >= kStages && tile < count) barrier_wait(empty(tile), (tile / kStages + 1) % 2);
-      const uint32_t to = stage(tile) + offset;
-#pragma unroll
-      for (int i = 0; i < kKeys; i += kRows)
-        if (row < min(kRows, kKeys - i) && tile < count) {
-          copy_async16(to + i * 16, k + i * p.k.stride[1], i < left);
-          copy_async16(to + i * 16 + Shape::kKBytes, v + i * p.v.stride[1], i < left);
-        }
-      copies_commit();
-      copies_wait<kUnderWay>();
-      __syncwarp();
-      if (tile >= kUnderWay && threadIdx.x % 32 == 0) barrier_arrive(full(tile - kUnderWay));
-      k += kKeys * p.k.stride[1];
-      v += kKeys * p.v.stride[1];
-      left -= kKeys;
+    if (threadIdx.x % 128 == 0) {
+      const auto copy = [&](uint32_t to, int part_bytes, const CUtensorMap& map, int row, uint32_t barrier) {
+        for (int part = 0; part < kParts; part++) copy_rows(to + part * part_bytes, map, part * 64, h, row, b, barrier);
+      };
+      for (int tile = 0; tile < count; tile++) {
+        if (tile >= kStages) barrier_wait(empty(tile), (tile / kStages + 1) % 2);
+        if (tile == 0)
+          for (int w = 0; w < warpgroups; w++) {
+            barrier_expect(asked(w), Shape::kQueryBytes);
+            copy(queries(w), Shape::kQueryPart, a.q, block + w * Shape::kQueries, asked(w));
+          }
+        barrier_expect(full(tile), Shape::kStageBytes);
+        copy(stage(tile), kPart, a.k, tile * kKeys, full(tile));
+        copy(stage(tile) + kParts * kPart, kPart, a.v, tile * kKeys, full(tile));
+      }
     }
   } else {
     take_registers<232>();
-    const int lane = threadIdx.x % 32, query = first + threadIdx.x % 128 / 32 * 16 + lane / 4;
-    uint32_t q[Shape::kSteps][4];
-#pragma unroll
-    for (int c = 0; c < Shape::kSteps; c++)
-      for (int i = 0; i < 4; i++) {
-        const int row = query + i % 2 * 8, column = c * 16 + i / 2 * 8 + lane % 4 * 2;
-        q[c][i] = row < p.queries && column < kD
-                      ? *reinterpret_cast<const uint32_t*>(p.q.head<T>(b, h) + row * p.q.stride[1] + column) ^ p.flip
-                      : 0;
-      }
-
     Softmax softmax;
-    float o[kPacks][4] = {}, even[8][4], odd[8][4];
-    const auto scores = [&](float(&s)[8][4], int tile) {
+    float o[kPacks][4] = {}, even[kN][4], odd[kN][4];
+    const uint32_t own = queries(warpgroup);
+    const auto scores = [&](float(&s)[kN][4], int tile) {
       barrier_wait(full(tile), tile / kStages % 2);
-      fence_shared();
       wgmma_fence();
 #pragma unroll
       for (int c = 0; c < Shape::kSteps; c++)
-        wgmma<T, 0>(s, q[c], columns_summed(stage(tile) + c * 2 * kPitch, kPitch), c > 0);
+        wgmma<T, kKeys>(reinterpret_cast<float(&)[kN * 4]>(s), descriptor(own + c / 4 * Shape::kQueryPart + c % 4 * 32),
+                        descriptor(stage(tile) + c / 4 * kPart + c % 4 * 32), c > 0);
       wgmma_commit();
     };
     // Of the scores `now`, with the products under way that were started before: the last tile's values, the next one's
-    // scores.
-    const auto values = [&](float(&now)[8][4], int tile) {
+    // scores where there is one.
+    const auto values = [&](float(&now)[kN][4], int tile, bool last) {
       float keep[2];
       softmax.take(now, p.keys - tile * kKeys, p.scale, keep);
       pin(now);
       stay_above(softmax.total[0] + softmax.total[1]);
-      wgmma_wait<0>();
+      if (last)
+        wgmma_wait<0>();
+      else
+        wgmma_wait<1>();
       pin(o);
+      if (tile > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty(tile - 1));
 #pragma unroll
       for (int n = 0; n < kPacks; n++)
         for (int i = 0; i < 4; i++) o[n][i] *= keep[i / 2];
-      uint32_t a[4][4];
+      uint32_t powers[kKeys / 16][4];
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-        for (int i = 0; i < 4; i++) a[j][i] = pack<T>(now[2 * j + i / 2][i % 2 * 2], now[2 * j + i / 2][i % 2 * 2 + 1]);
+      for (int j = 0; j < kKeys / 16; j++)
+        for (int i = 0; i < 4; i++)
+          powers[j][i] = pack<T>(now[2 * j + i / 2][i % 2 * 2], now[2 * j + i / 2][i % 2 * 2 + 1]);
       wgmma_fence();
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-        wgmma<T, 1>(o, a[j], rows_summed(stage(tile) + Shape::kKBytes + j * 256, kPitch), true);
+      for (int j = 0; j < kKeys / 16; j++)
+        wgmma<T, 1>(o, powers[j], rows_summed(stage(tile) + kParts * kPart + j * 2048, kPart), true);
       wgmma_commit();
-      if (tile > 0 && lane == 0) barrier_arrive(empty(tile - 1));
+    };
+    const auto scored = [&](float(&s)[kN][4]) {
+      wgmma_wait<1>();
+      pin(s);
     };
 
+    barrier_wait(asked(warpgroup), 0);
     scores(even, 0);
     wgmma_wait<0>();
     pin(even);
     int tile = 0;
     for (; tile + 2 < count; tile += 2) {
       scores(odd, tile + 1);
-      values(even, tile);
-      pin(odd);
+      values(even, tile, false);
+      scored(odd);
       scores(even, tile + 2);
-      values(odd, tile + 1);
-      pin(even);
+      values(odd, tile + 1, false);
+      scored(even);
     }
     if (tile + 1 < count) {
       scores(odd, tile + 1);
-      values(even, tile);
-      pin(odd);
-      values(odd, tile + 1);
+      values(even, tile, false);
+      scored(odd);
+      values(odd, tile + 1, true);
     } else {
-      values(even, tile);
+      values(even, tile, true);
     }
     wgmma_wait<0>();
     pin(o);
-    finish(p, b, h, query - lane / 4, o, softmax);
+    finish(p, b, h, block + warpgroup * Shape::kQueries + threadIdx.x % 128 / 32 * 16, o, softmax);
   }
 #endif
 }
@@ -455,11 +463,23 @@ int warpgroups(int64_t queries, int64_t heads, int multiprocessors) {
   return best;
 }
 
+// The rows of a head, 64 columns at a time, zeros beyond the last column and row.
+template <class T>
+CUtensorMap rows_map(const TensorArg& t, int box_rows) {
+  const int64_t size[] = {t.size[3], t.size[2], t.size[1], t.size[0]};
+  const int64_t stride[] = {t.stride[2], t.stride[1], t.stride[0]};
+  const int box[] = {64, 1, box_rows, 1};
+  return tensor_map<T, 4>(t.data, size, stride, box);
+}
+
 template <class T, int kD>
-void launch_hopper(Args p, int64_t heads, const Launch& on) {
+void launch_hopper(Args p, const TensorArg& q, const TensorArg& k, const TensorArg& v, const Launch& on) {
+  using Shape = HopperTile<kD>;
+  const int64_t heads = k.size[0] * k.size[2];
   const int n = warpgroups(p.queries, heads, on.card.multiprocessors);
   p.blocks = static_cast<int>(ceil_div(p.queries, n * 64));
-  launch(attend_hopper<T, kD>, static_cast<unsigned>(p.blocks * heads), (n + 1) * 128, HopperTile<kD>::kBytes, on, p);
+  launch(attend_hopper<T, kD>, static_cast<unsigned>(p.blocks * heads), (n + 1) * 128, Shape::kBytes, on,
+         HopperArgs{rows_map<T>(q, Shape::kQueries), rows_map<T>(k, Shape::kKeys), rows_map<T>(v, Shape::kKeys), p});
 }
 
 template <class T, int kD>
@@ -509,7 +529,10 @@ void launch_attention(const Step& step, const Launch& on) {
   with_float(q, "q", [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2)
-      if (on.card.arch == 90 && p.wide && p.d == 72) return launch_hopper<T, 72>(p, q.size[0] * q.size[2], on);
+      if (on.card.arch == 90 && p.wide && !p.flip && encode_tiled()) {
+        if (p.d == 64) return launch_hopper<T, 64>(p, q, k, v, on);
+        if (p.d == 72) return launch_hopper<T, 72>(p, q, k, v, on);
+      }
     const auto tile = p.d <= 64    ? launch_tile<T, 64>
                       : p.d <= 80  ? launch_tile<T, 80>
                       : p.d <= 128 ? launch_tile<T, 128>

@@ -1,19 +1,13 @@
-// Hopper's asynchronous products: a warpgroup (128 threads) multiplies 64 rows from its registers with a tile of shared
-// memory. Tiles lie as [column / 8][row][column % 8], the layout that has no swizzle, a row of 8 numbers being 16 bytes.
+// What attention needs of Hopper beside hopper.cuh: products of 64 rows that a warpgroup has in its registers.
 #pragma once
 
-#include "common.cuh"
+#include "hopper.cuh"
 
 namespace vlm::cuda {
 
-// A tile whose groups of 8 columns lie `pitch` bytes apart, as what a product sums over: its columns (k: a row of it is a
-// key) …
-__device__ inline uint64_t columns_summed(uint32_t address, uint32_t pitch) {
-  return address >> 4 | static_cast<uint64_t>(pitch >> 4) << 16 | static_cast<uint64_t>(128 >> 4) << 32;
-}
-// … or its rows (v).
-__device__ inline uint64_t rows_summed(uint32_t address, uint32_t pitch) {
-  return address >> 4 | static_cast<uint64_t>(128 >> 4) << 16 | static_cast<uint64_t>(pitch >> 4) << 32;
+// A tile as what a product sums over its rows, 16 at a time; columns past the 64th lie in a second part, so many bytes on.
+__device__ inline uint64_t rows_summed(uint32_t address, uint32_t part_bytes) {
+  return address >> 4 | static_cast<uint64_t>(part_bytes >> 4) << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -28,28 +22,23 @@ __device__ void pin(float (&c)[kN][4]) {
 #pragma unroll
   for (int n = 0; n < kN; n++) asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
 }
-// … and what leads to a number that is never negative above it: ptxas moves waits up, but not across a branch.
+// … and what leads to a number that is never negative above it: ptxas moves waits up, but not across a branch. (A trap in
+// the branch would keep it from using the registers that setmaxnreg brings.)
 __device__ inline void stay_above(float total) {
-  if (total < 0) __trap();
+  if (total < 0) asm volatile("nanosleep.u32 0;");
 }
-// What ordinary instructions and copies wrote to shared memory is seen by products that start after it.
-__device__ inline void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Barriers in shared memory that count arrivals, phase by phase.
-__device__ inline void barrier_init(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// Until the phase of that parity is over.
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// A box of [batch, rows, heads, columns] to shared memory, where it starts at (b, row, head, column).
+__device__ inline void copy_rows(uint32_t to, const CUtensorMap& map, int column, int head, int row, int b,
+                                 uint32_t barrier) {
   asm volatile(
-      "{ .reg .pred done; again%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again%=; }" ::
-          "r"(barrier),
-      "r"(parity)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(to),
+      "l"(&map), "r"(column), "r"(head), "r"(row), "r"(b), "r"(barrier)
       : "memory");
 }
+#endif
 
 // Moves registers between the warpgroups of a block.
 template <int kCount>

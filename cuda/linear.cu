@@ -132,10 +132,10 @@ Tile choose_tile(int64_t m, int64_t n, int64_t k, int multiprocessors) {
 }
 
 template <class T>
-void launch_wgmma(const Product& p, const Matrix& x, const Matrix& weight, const Launch& on) {
+void launch_wgmma(const Product& p, const Matrix& x, const Matrix& weight, bool early, const Launch& on) {
   const Tile t = choose_tile(p.m, p.n, p.k, on.card.multiprocessors);
   const auto go = [&]<class Traits>() {
-    launch_wgmma<Traits>(x, weight, p.k, t.cluster_m, t.cluster_n, Finish(p), on);
+    launch_wgmma<Traits>(x, weight, p.k, t.cluster_m, t.cluster_n, early, Finish(p), on);
   };
   if (t.splits == 4)
     go.template operator()<WgmmaTraits<T, 2, 192, 4>>();
@@ -173,7 +173,7 @@ void launch_product(const Product& p, const Launch& on) {
     if (w.packed) pack<T>(p.weight, packed_w, p.n, p.k, w.ld, on);
     const Matrix a{x.packed ? packed_x : p.x.data, x.ld}, b{w.packed ? packed_w : p.weight.data, w.ld};
     if constexpr (sizeof(T) == 2)
-      if (on.card.arch == 90 && wgmma_takes(p)) return launch_wgmma<T>(p, a, b, on);
+      if (on.card.arch == 90 && wgmma_takes(p)) return launch_wgmma<T>(p, a, b, on.fixed_weight && !w.packed, on);
     const MmaParams params{.x = a.data, .weight = b.data, .ldx = a.ld, .ldw = b.ld, .k = p.k, .finish = Finish(p)};
     if (ceil_div(p.m, 128) * ceil_div(p.n, 128) >= on.card.multiprocessors)
       launch_mma<MmaTraits<T, 128, 128, 2, 4>>(params, on);

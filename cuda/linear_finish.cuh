@@ -119,12 +119,14 @@ __device__ __forceinline__ void load_bias(const Finish& f, int64_t column, float
 }
 
 // A warp's sums, kChunks times 16 rows and 32 columns, through its staging tile to rows of four columns a lane. From one
-// chunk to the next it is kDown rows or 32 columns; sums may be read after wait().
-template <int kChunks, int kDown, class Wait>
-__device__ __forceinline__ void finish(const Finish& f, Staging& staging, const float* sums, const float* bias,
-                                       int64_t row, int64_t column, Wait&& wait) {
+// chunk to the next it is kDown rows or 32 columns, of which those before `end` count; sums may be read after wait().
+template <int kChunks, int kDown, int kSums, class Wait>
+__device__ __forceinline__ void finish(const Finish& f, Staging& staging, const float (&sums)[kSums],
+                                       const float (&bias)[kDown > 0 ? 1 : kChunks], int64_t row, int64_t column,
+                                       int64_t end, Wait&& wait) {
   constexpr int kPasses = 4;
   const int lane = threadIdx.x % 32, r0 = lane / 8, c0 = lane % 8 * 4;
+  if (end > f.n) end = f.n;
   int left;
   const auto find_rows = [&] {
     left = static_cast<int>(f.m - row < 16 ? f.m - row : 16);
@@ -139,7 +141,7 @@ __device__ __forceinline__ void finish(const Finish& f, Staging& staging, const 
     const bool wide = f.residual.dtype == Dtype::f32;
 #pragma unroll
     for (int q = 0; q < kPasses; q++) {
-      if (c >= f.n || r0 + 4 * q >= left) continue;
+      if (c >= end || r0 + 4 * q >= left) continue;
       const std::byte* from = f.residual.data + (staging.places[16 + r0 + 4 * q] + c) * (wide ? 4 : 2);
       if (wide)
         add[q] = *reinterpret_cast<const Pack<uint32_t, 4>*>(from);
@@ -171,7 +173,7 @@ __device__ __forceinline__ void finish(const Finish& f, Staging& staging, const 
     for (int j = 0; j < kChunks; j++) {
       if (j != chunk) continue;
 #pragma unroll
-      for (int e = 0; e < 16; e++) v[e] = sums[16 * j + e];
+      for (int e = 0; e < 16; e++) v[e] = 16 * j + e < kSums ? sums[16 * j + e] : 0.f;
       b = bias[kDown > 0 ? 0 : j];
     }
     staging.bias[lane] = b;
@@ -194,12 +196,12 @@ __device__ __forceinline__ void finish(const Finish& f, Staging& staging, const 
       if (kDown == 0 && chunk + 1 < kChunks) load_residual(c + 32);
 #pragma unroll
       for (int q = 0; q < kPasses; q++)
-        if (c < f.n && r0 + 4 * q < left) write<4>(f.y, staging.places[r0 + 4 * q] + c, out[q]);
+        if (c < end && r0 + 4 * q < left) write<4>(f.y, staging.places[r0 + 4 * q] + c, out[q]);
     } else {
 #pragma unroll 1
       for (int r = 0; r < left; r++) {
         const int64_t k = column + lane;
-        if (k >= f.n) break;
+        if (k >= end) break;
         float sum = staging.sums[staged<32>(r, lane)];
         if (f.residual) sum += read<1>(f.residual, staging.places[16 + r] + k).v[0];
         write<1>(f.y, staging.places[r] + k, {sum});

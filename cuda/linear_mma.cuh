@@ -160,7 +160,8 @@ __global__ __launch_bounds__(Traits::kThreads, Traits::kBlocks) void mma_kernel(
   Staging& staging = reinterpret_cast<Staging*>(shared)[warp];
   float bias[1];
   load_bias(p.finish, column0 + wn, bias);
-  finish<MI, 16>(p.finish, staging, &sums[0][0][0], bias, row0 + wm, column0 + wn, [] {});
+  finish<MI, 16>(p.finish, staging, reinterpret_cast<float(&)[MI * NI * 4]>(sums), bias, row0 + wm, column0 + wn,
+                 p.finish.n, [] {});
 }
 
 template <class Traits>

@@ -5,11 +5,11 @@
 // each, and the parts are added, always in the same order, through distributed shared memory.
 #pragma once
 
-#include <cuda.h>
-
 #include <algorithm>
 
+#include "hopper.cuh"
 #include "linear_finish.cuh"
+#include "tensor_map.cuh"
 
 namespace vlm::cuda {
 
@@ -21,147 +21,29 @@ struct WgmmaParams {
   int blocks;             // of kWgmmaK along k
   int cluster_m, cluster_n;
   int tiles_m, tiles_n;  // of a cluster
+  bool early;            // the weight may be read before wait_for_inputs()
   Finish finish;
 };
 
-template <class T_, int kGroups_, int BN_, int kSplits_ = 1>
+template <class T_, int kGroups_, int BN_, int kSplits_ = 1, int kBlocks_ = 1>
 struct WgmmaTraits {
   using T = T_;
   static constexpr int kGroups = kGroups_;  // consumer warpgroups
   static constexpr int BM = 64 * kGroups, BN = BN_;
   static constexpr int kSplits = kSplits_;  // blocks that share a tile's k
   static constexpr bool kSplit = kSplits > 1;
+  static constexpr int kBlocks = kBlocks_;  // of a multiprocessor at once
   // Two consumers take over registers of the producer, which has to be a whole warpgroup for it.
   static constexpr bool kGive = kGroups == 2;
   static constexpr int kThreads = 128 * kGroups + (kGive ? 128 : 32);
-  static constexpr int kAhead = BN <= 160 ? BN / 32 : BN <= 192 ? 3 : 2;  // chunks of the residual under way together
+  static constexpr int kChunks = (BN + 31) / 32;  // of 32 columns, as sums are finished
+  static constexpr int kWarps = 4 * kGroups;
   static constexpr int kStageBytes = (BM + BN) * kWgmmaK * 2;
-  static constexpr int kStages = std::min(8, (227 * 1024 - 128) / kStageBytes);
-  static constexpr int kShared = kStages * kStageBytes + 16 * kStages;
+  static constexpr int kStagingBytes = kSplit ? 0 : kWarps * static_cast<int>(sizeof(Staging));
+  static constexpr int kStages = std::min(8, (228 * 1024 / kBlocks - 1024 - 128 - kStagingBytes) / kStageBytes);
+  static constexpr int kShared = kStages * (kStageBytes + 16) + kStagingBytes;
   static_assert(!kSplit || BM * BN * 4 <= kStages * kStageBytes);
 };
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ uint32_t at_rank(uint32_t address, int rank) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
-}
-__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, int rank) {
-  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(at_rank(barrier, rank)) : "memory");
-}
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-__device__ __forceinline__ int cluster_rank() {
-  int rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-// A box of a matrix at (column j, row i) to this place in the shared memory of the cluster's blocks in the mask.
-__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int j, int i, uint32_t barrier,
-                                         int mask) {
-  if ((mask & (mask - 1)) == 0)
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            to),
-        "l"(&map), "r"(j), "r"(i), "r"(barrier)
-        : "memory");
-  else
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-        "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(&map), "r"(j), "r"(i), "r"(barrier), "h"(static_cast<uint16_t>(mask))
-        : "memory");
-}
-
-// Rows of 128 swizzled bytes, k contiguous: the start, 1024 bytes from eight rows to the next, the swizzle's code.
-__device__ __forceinline__ uint64_t descriptor(uint32_t address) {
-  return static_cast<uint64_t>(address >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{64} << 32 | uint64_t{1} << 62;
-}
-
-#define VLM_D64                                                                                     \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-  "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
-  "%59, %60, %61, %62, %63"
-#define VLM_D80 \
-  VLM_D64       \
-  ", "          \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define VLM_D96 \
-  VLM_D80       \
-  ", "          \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define VLM_D128                                                                                 \
-  VLM_D96                                                                                        \
-  ", "                                                                                           \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define VLM_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define VLM_F16(i) VLM_F4(i), VLM_F4(i + 4), VLM_F4(i + 8), VLM_F4(i + 12)
-#define VLM_F64 VLM_F16(0), VLM_F16(16), VLM_F16(32), VLM_F16(48)
-#define VLM_F80 VLM_F64, VLM_F16(64)
-#define VLM_F96 VLM_F80, VLM_F16(80)
-#define VLM_F128 VLM_F96, VLM_F16(96), VLM_F16(112)
-#define VLM_WGMMA(type, n, sums, outputs, a_at, b_at, more_at)                                               \
-  asm volatile("{\n.reg .pred more;\nsetp.ne.b32 more, " more_at                                             \
-               ", 0;\n"                                                                                      \
-               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" sums "}, " a_at ", " b_at \
-               ", more, 1, 1, 0, 0;\n}"                                                                      \
-               : outputs                                                                                     \
-               : "l"(a), "l"(b), "r"(more))
-#define VLM_WGMMA_OF(type)                                         \
-  if constexpr (N == 128)                                          \
-    VLM_WGMMA(type, "128", VLM_D64, VLM_F64, "%64", "%65", "%66"); \
-  else if constexpr (N == 160)                                     \
-    VLM_WGMMA(type, "160", VLM_D80, VLM_F80, "%80", "%81", "%82"); \
-  else if constexpr (N == 192)                                     \
-    VLM_WGMMA(type, "192", VLM_D96, VLM_F96, "%96", "%97", "%98"); \
-  else                                                             \
-    VLM_WGMMA(type, "256", VLM_D128, VLM_F128, "%128", "%129", "%130")
-
-// d = a bᵀ + (more ? d : 0): 64 rows of a, N rows of b, 16 of k.
-template <class T, int N>
-__device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int more) {
-  static_assert(N == 128 || N == 160 || N == 192 || N == 256);
-  if constexpr (dtype_of<T> == Dtype::bf16) {
-    VLM_WGMMA_OF("bf16");
-  } else {
-    VLM_WGMMA_OF("f16");
-  }
-}
-
-#undef VLM_WGMMA_OF
-#undef VLM_WGMMA
-#undef VLM_F4
-#undef VLM_F16
-#undef VLM_F64
-#undef VLM_F80
-#undef VLM_F96
-#undef VLM_F128
-#undef VLM_D64
-#undef VLM_D80
-#undef VLM_D96
-#undef VLM_D128
-
-#endif
 
 // A stage of the ring, and how often the ring went round.
 template <int kStages>
@@ -179,119 +61,16 @@ __device__ __forceinline__ void tile_of(const WgmmaParams& p, int unit, int& row
   column = unit % band / rows;
 }
 
-// What finishing a tile needs, found while the products run: a lane has rows r and r + 8 of its warp.
-template <int BN>
-struct Ahead {
-  bool inside[2];
-  int64_t y_at[2], residual_at[2];
-  float bias[BN / 32];  // of one column of every 32
-
-  __device__ __forceinline__ Ahead(const Finish& f, int row, int column) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const int i = row + lane / 4 + 8 * h;
-      inside[h] = i < f.m;
-      y_at[h] = inside[h] ? place(f.y, i) : 0;
-      residual_at[h] = inside[h] && f.residual ? place(f.residual, i) : 0;
-      const int element = f.residual.dtype == Dtype::f32 ? 4 : 2;
-      if (!inside[h] || !f.residual) continue;
-      for (int c = column + lane % 4 * (128 / element); c < f.n && c < column + BN; c += 512 / element)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(f.residual.data + (residual_at[h] + c) * element));
-    }
-    load_bias(f, column, bias);
-  }
-};
-
-// A warpgroup's sums to y straight from the registers: two neighbours of a quad swap halves, so that each has four columns
-// of a row. As many loads of the residual as there are registers for are under way before the first is used.
-template <int BN, int kAhead>
-__device__ __forceinline__ void finish_registers(const Finish& f, const float (&sums)[BN / 2], const Ahead<BN>& ahead,
-                                                 int column) {
-  constexpr int kChunks = BN / 32;  // of 32 columns
-  const int lane = threadIdx.x % 32, t = lane % 4;
-  const bool odd = t % 2;
-  const int c0 = column + t % 2 * 8 + t / 2 * 4;
-  const bool wide = f.residual.dtype == Dtype::f32;
-  Pack<uint32_t, 4> add[kAhead][2][2];
-  const auto load_residual = [&](int chunk) {
-#pragma unroll
-    for (int p = 0; p < 2; p++)
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const int c = c0 + 32 * chunk + 16 * p;
-        if (c >= f.n || !ahead.inside[h]) continue;
-        auto& to = add[chunk % kAhead][p][h];
-        const std::byte* from = f.residual.data + (ahead.residual_at[h] + c) * (wide ? 4 : 2);
-        if (wide)
-          to = *reinterpret_cast<const Pack<uint32_t, 4>*>(from);
-        else
-          *reinterpret_cast<Pack<uint32_t, 2>*>(&to) = *reinterpret_cast<const Pack<uint32_t, 2>*>(from);
-      }
-  };
-  if (f.residual) {
-#pragma unroll
-    for (int chunk = 0; chunk < kAhead; chunk++) load_residual(chunk);
-  }
-#pragma unroll
-  for (int chunk = 0; chunk < kChunks; chunk++) {
-    float v[16];
-#pragma unroll
-    for (int e = 0; e < 16; e++) v[e] = sums[16 * chunk + e];
-    if (f.bias) {
-#pragma unroll
-      for (int e = 0; e < 8; e++) {
-        const float b = __shfl_sync(~0u, ahead.bias[chunk], e / 2 * 8 + 2 * t + e % 2);
-        v[e / 2 * 4 + e % 2] += b;
-        v[e / 2 * 4 + e % 2 + 2] += b;
-      }
-    }
-    activate_all(f.activation, v);
-    const auto store = [&](auto type) {
-      using T = decltype(type);
-#pragma unroll
-      for (int p = 0; p < 2; p++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-          const float* mine = v + 8 * p + 2 * h;  // two columns of a group of eight; four on, of the next
-          Pack<float, 4> quad;
-#pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const float other = __shfl_xor_sync(~0u, odd ? mine[e] : mine[4 + e], 1);
-            quad.v[e] = odd ? other : mine[e];
-            quad.v[2 + e] = odd ? mine[4 + e] : other;
-          }
-          const auto& raw = add[chunk % kAhead][p][h];
-          if (f.residual) {
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-              quad.v[e] += wide ? __uint_as_float(raw.v[e]) : to_float(reinterpret_cast<const T*>(&raw)[e]);
-          }
-          Pack<T, 4> out;
-#pragma unroll
-          for (int e = 0; e < 4; e++) out.v[e] = from_float<T>(quad.v[e]);
-          const int c = c0 + 32 * chunk + 16 * p;
-          if (c < f.n && ahead.inside[h]) store_pack(reinterpret_cast<T*>(f.y.data) + ahead.y_at[h] + c, out);
-        }
-    };
-    if (f.y.dtype == Dtype::f32)
-      store(float{});
-    else if (f.y.dtype == Dtype::f16)
-      store(f16{});
-    else
-      store(bf16{});
-    if (f.residual && chunk + kAhead < kChunks) load_residual(chunk + kAhead);
-  }
-}
-
 template <class Traits>
-__global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid_constant__ WgmmaParams p) {
+__global__ __launch_bounds__(Traits::kThreads,
+                             Traits::kBlocks) void wgmma_kernel(const __grid_constant__ WgmmaParams p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using T = typename Traits::T;
   constexpr int BM = Traits::BM, BN = Traits::BN, kGroups = Traits::kGroups, kStages = Traits::kStages;
   extern __shared__ __align__(1024) std::byte shared[];  // as the swizzle has it
   const uint32_t base = shared_address(shared);
   const uint32_t full = base + kStages * Traits::kStageBytes, empty = full + 8 * kStages;
+  Staging* const staging = reinterpret_cast<Staging*>(shared + kStages * (Traits::kStageBytes + 16));
   const auto x_at = [&](int stage) { return base + stage * Traits::kStageBytes; };
   const auto w_at = [&](int stage) { return x_at(stage) + BM * 128; };
 
@@ -315,32 +94,46 @@ __global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   cluster_sync();
-  wait_for_inputs();
 
   const int group = threadIdx.x / 128;
   RingPlace<kStages> at;
   if (group == kGroups) {
     if constexpr (Traits::kGive) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x % 128 == 0) {
+    if (threadIdx.x % 128 != 0) {
+      wait_for_inputs();
+    } else {
       const int x_rows = BM / p.cluster_n, w_rows = BN / p.cluster_m;  // of this block's part
       int x_mask = 0, w_mask = 0;
       for (int r = 0; r < p.cluster_n; r++) x_mask |= 1 << (rank_m + r * p.cluster_m);
       for (int r = 0; r < p.cluster_m; r++) w_mask |= 1 << (r + rank_n * p.cluster_m);
+      const auto copy_weight = [&](int stage, int block, int column) {
+        barrier_expect(full + 8 * stage, Traits::kStageBytes);
+        copy_box(w_at(stage) + rank_m * w_rows * 128, p.weight, block * kWgmmaK, column + rank_m * w_rows,
+                 full + 8 * stage, w_mask);
+      };
+      int row, column, copied = first;  // blocks of the first tile's weight
+      if (p.early) {
+        tile(blockIdx.x / cluster, row, column);
+        for (; copied < min(first + kStages, last); copied++) copy_weight(copied - first, copied, column);
+      }
+      wait_for_inputs();
       for (int unit = blockIdx.x / cluster; unit < units; unit += stride) {
-        int row, column;
         tile(unit, row, column);
-        const int i = row + rank_n * x_rows, c = column + rank_m * w_rows;
+        const int i = row + rank_n * x_rows;
 #pragma unroll 1
         for (int block = first; block < last; block++, at.next()) {
-          barrier_wait(empty + 8 * at.stage, at.lap ^ 1);
-          barrier_expect(full + 8 * at.stage, Traits::kStageBytes);
+          if (block >= copied) {
+            barrier_wait(empty + 8 * at.stage, at.lap ^ 1);
+            copy_weight(at.stage, block, column);
+          }
           copy_box(x_at(at.stage) + rank_n * x_rows * 128, p.x, block * kWgmmaK, i, full + 8 * at.stage, x_mask);
-          copy_box(w_at(at.stage) + rank_m * w_rows * 128, p.weight, block * kWgmmaK, c, full + 8 * at.stage, w_mask);
         }
+        copied = first;
       }
     }
   } else {
     if constexpr (Traits::kGive) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    wait_for_inputs();
     const int warp = threadIdx.x / 32;
     // One thread of a warpgroup for each block of the cluster tells it that the stage was read here.
     const auto release = [&](int stage) {
@@ -375,12 +168,13 @@ __global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid
       for (int unit = blockIdx.x / cluster; unit < units; unit += stride) {
         int row, column;
         tile(unit, row, column);
-        const Ahead<BN> ahead(p.finish, row + warp * 16, column);
-        float sums[BN / 2];
+        float sums[BN / 2], bias[Traits::kChunks];
+        load_bias(p.finish, column, bias);
         const int stage = multiply(sums, first, last);
-        wait(sums);
-        release(stage);
-        finish_registers<BN, Traits::kAhead>(p.finish, sums, ahead, column);
+        finish<Traits::kChunks, 0>(p.finish, staging[warp], sums, bias, row + 16 * warp, column, column + BN, [&] {
+          wait(sums);
+          release(stage);
+        });
       }
     } else {
       const auto part_begin = [&](int i) {
@@ -431,54 +225,30 @@ __global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid
 #endif
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function that describes a matrix to the copy engine; null where the driver is too old to know it.
-inline EncodeTiled encode_tiled() {
-  static const EncodeTiled encode = [] {
-    void* f = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
-    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(f) : nullptr;
-  }();
-  return encode;
-}
-
-// [rows, k] of 16-bit elements, read in boxes of box_rows rows and one stage of k; zeros beyond the matrix.
-template <class T>
-CUtensorMap tensor_map(const void* data, int64_t rows, int64_t k, int64_t ld, int box_rows) {
-  CUtensorMap map;
-  const cuuint64_t size[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride[] = {static_cast<cuuint64_t>(ld) * sizeof(T)};
-  const cuuint32_t box[] = {kWgmmaK, static_cast<cuuint32_t>(box_rows)}, step[] = {1, 1};
-  const CUresult status = encode_tiled()(
-      &map, dtype_of<T> == Dtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-      const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS)
-    throw Error("ERR_CUDA",
-                text("cuTensorMapEncodeTiled: error ", static_cast<int>(status), " for ", rows, " rows of ", k));
-  return map;
-}
-
 struct Matrix {
   const void* data;
   int64_t ld;
 };
 
+// [rows, k], read in boxes of box_rows rows and one stage of k.
+template <class T>
+CUtensorMap matrix_map(const Matrix& matrix, int64_t rows, int64_t k, int box_rows) {
+  return tensor_map<T, 2>(matrix.data, {k, rows}, {matrix.ld}, {kWgmmaK, box_rows});
+}
+
 template <class Traits>
-void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_m, int cluster_n, const Finish& finish,
-                  const Launch& on) {
+void launch_wgmma(const Matrix& x, const Matrix& weight, int64_t k, int cluster_m, int cluster_n, bool early,
+                  const Finish& finish, const Launch& on) {
   using T = typename Traits::T;
   const int cluster = Traits::kSplit ? Traits::kSplits : cluster_m * cluster_n;
-  const WgmmaParams params{.x = tensor_map<T>(x.data, finish.m, k, x.ld, Traits::BM / cluster_n),
-                           .weight = tensor_map<T>(weight.data, finish.n, k, weight.ld, Traits::BN / cluster_m),
+  const WgmmaParams params{.x = matrix_map<T>(x, finish.m, k, Traits::BM / cluster_n),
+                           .weight = matrix_map<T>(weight, finish.n, k, Traits::BN / cluster_m),
                            .blocks = static_cast<int>(ceil_div(k, kWgmmaK)),
                            .cluster_m = cluster_m,
                            .cluster_n = cluster_n,
                            .tiles_m = static_cast<int>(ceil_div(finish.m, Traits::BM * cluster_m)),
                            .tiles_n = static_cast<int>(ceil_div(finish.n, Traits::BN * cluster_n)),
+                           .early = early,
                            .finish = finish};
   const auto kernel = wgmma_kernel<Traits>;
   VLM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Traits::kShared));

@@ -140,7 +140,9 @@ void launch_patch_embed(const Step& step, const Launch& on) {
            dim3(static_cast<unsigned>(ceil_div(rows, 8)), static_cast<unsigned>(ceil_div(chunks, 32))), dim3(32, 8), 0,
            on, p);
   });
-  launch_product(plan.product, on);
+  Launch product = on;
+  product.fixed_weight &= !p.rows;
+  launch_product(plan.product, product);
 }
 
 }  // namespace vlm::cuda

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -10,6 +10,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '..', '..');
 const scratch = mkdtempSync(join(tmpdir(), 'vl-mamba-mock-'));
 const driver = join(scratch, 'driver');
+const nothing = join(scratch, 'nothing');
 const library = join(scratch, 'libmock.so');
 const test = suite('which device');
 const linux = process.platform === 'linux';
@@ -19,6 +20,9 @@ const add = linux ? test : test.skip;
 test.before(() => {
   if (!linux) return;
   mkdirSync(driver);
+  // In front of a driver that this machine may have.
+  mkdirSync(nothing);
+  writeFileSync(join(nothing, 'libcuda.so.1'), '');
   const compile = (...args: string[]) =>
     execFileSync(process.env.CXX ?? 'c++', ['-std=c++20', '-O1', '-shared', '-fPIC', ...args], { stdio: 'inherit' });
   compile(join(here, 'mock_driver.cc'), '-o', join(driver, 'libcuda.so.1'));
@@ -71,7 +75,7 @@ function refused(env: Record<string, string>, reason: RegExp, device = 'cuda'): 
   assert.match(ran, /use device 'cpu' or 'auto'$/);
 }
 
-add('no driver', () => refused({ LD_LIBRARY_PATH: scratch }, /no NVIDIA driver is installed|can't be loaded/));
+add('no driver', () => refused({ LD_LIBRARY_PATH: nothing }, /no NVIDIA driver is installed|can't be loaded/));
 add('a driver that is too old', () =>
   refused(mocked({ MOCK_DRIVER_VERSION: '12080' }), /knows CUDA 12\.8, and 13\.0 or later is needed: update it to 580/),
 );
