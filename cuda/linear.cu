@@ -195,6 +195,7 @@ void launch_linear(const Step& step, const Launch& on) {
   const Panels panels(step);
   Launch behind = on;
   behind.workspace += panels.bytes();
+  behind.fixed_weight = false;  // the step before the product writes it
   for (int64_t first = 0; first < step.in[1].size[0]; first += panels.rows) {
     panels.dequantise(first, on.workspace, on);
     launch_product(product_of(step, panels, first, on.workspace), behind);
