@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "built_images.h"
+#include "extent.h"
 #include "fault.h"
 #include "library.h"
 #include "op.h"
@@ -50,23 +51,16 @@ struct Transfers {
   }
 };
 
-// The bytes from a tensor's first element to its last.
-std::pair<const std::byte*, const std::byte*> extent(const TensorArg& t) {
-  const auto* begin = t.as<std::byte>();
-  return {begin, begin + (t ? t.reach() * dtype_bytes(t.dtype) : 0)};
-}
-
 // For each step, whether its second input is written by none of them.
 std::vector<bool> fixed_weights(const std::vector<Step>& steps) {
-  std::vector<std::pair<const std::byte*, const std::byte*>> written;
+  std::vector<Extent> written;
   for (const Step& step : steps)
     for (const TensorArg& t : step.out)
       if (t) written.push_back(extent(t));
   std::vector<bool> fixed;
   for (const Step& step : steps) {
-    const auto [begin, end] = extent(step.in[1]);
-    fixed.push_back(std::none_of(written.begin(), written.end(),
-                                 [&](const auto& range) { return range.first < end && begin < range.second; }));
+    const Extent weight = extent(step.in[1]);
+    fixed.push_back(std::none_of(written.begin(), written.end(), [&](const Extent& to) { return meet(to, weight); }));
   }
   return fixed;
 }
