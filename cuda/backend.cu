@@ -16,6 +16,7 @@
 #include "fault.h"
 #include "library.h"
 #include "op.h"
+#include "process_end.h"
 
 namespace vlm::cuda {
 namespace {
@@ -87,6 +88,7 @@ class Cuda final : public Backend {
 
   bool start(Failure& failure) override {
     return guarded(failure, [&] {
+      ProcessEnd::get().watch();
       VLM_CUDA(cudaSetDevice(card_.ordinal));
       const auto attribute = [&](cudaDeviceAttr which) {
         int value = 0;
@@ -102,6 +104,7 @@ class Cuda final : public Backend {
         VLM_CUDA(cudaMallocHost(reinterpret_cast<void**>(&piece.memory), kPiece));
         VLM_CUDA(cudaEventCreateWithFlags(&piece.free, cudaEventDisableTiming));
       }
+      ProcessEnd::get().watch();
       fault_ = static_cast<Fault*>(take(sizeof *fault_));
       VLM_CUDA(cudaMallocHost(reinterpret_cast<void**>(&seen_fault_), sizeof *seen_fault_));
       grow_pinned(kPinned);
@@ -111,6 +114,7 @@ class Cuda final : public Backend {
   void stop() override {
     std::lock_guard lock(lock_);
     stopped_ = true;
+    if (!ProcessEnd::get().enter()) return;
     cudaStreamSynchronize(stream_);
     for (Executable* executable : executables_) forget_graph(*executable);
     for (void* memory : allocated_) cudaFree(memory);
@@ -124,6 +128,7 @@ class Cuda final : public Backend {
       if (event) cudaEventDestroy(event);
     if (stream_) cudaStreamDestroy(stream_);
     cudaGetLastError();
+    ProcessEnd::get().leave();
   }
 
   void* alloc(size_t bytes, Failure& failure) override {
@@ -237,11 +242,22 @@ class Cuda final : public Backend {
   // works any more then, and every later call fails with the same words.
   template <class F>
   bool guarded(Failure& failure, F&& f) {
-    const int step = failure.step;
     if (lost_.code[0]) {
       failure = lost_;
       return false;
     }
+    if (!ProcessEnd::get().enter()) {
+      failure.set("ERR_DISPOSED", "the process is ending");
+      return false;
+    }
+    const bool fine = attempt(failure, std::forward<F>(f));
+    ProcessEnd::get().leave();
+    return fine;
+  }
+
+  template <class F>
+  bool attempt(Failure& failure, F&& f) {
+    const int step = failure.step;
     try {
       collect();
       f();
@@ -392,7 +408,10 @@ class Cuda final : public Backend {
   void wait(std::chrono::nanoseconds expected) {
     if (expected > std::chrono::milliseconds(1)) std::this_thread::sleep_for(expected * 3 / 4);
     cudaError_t status;
-    while ((status = cudaEventQuery(ended_)) == cudaErrorNotReady) std::this_thread::yield();
+    while ((status = cudaEventQuery(ended_)) == cudaErrorNotReady) {
+      if (ProcessEnd::get().closed()) throw Error("ERR_DISPOSED", "the process is ending");
+      std::this_thread::yield();
+    }
     check(status, "cudaEventQuery");
   }
 

@@ -1,6 +1,7 @@
 import { suite as uvuSuite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Device, type RunInput } from '../lib/device.ts';
+import { devices } from '../lib/devices.ts';
 import { load as loadAnywhere } from '../lib/model.ts';
 import { ops as allOps } from '../lib/ops/index.ts';
 import { Graph } from '../lib/program.ts';
@@ -71,6 +72,8 @@ export async function failure(
 /** What the tests that hold on any device run on: test/run.ts says it. */
 export const testDevice = process.env.VL_MAMBA_TEST_DEVICE === 'cuda' ? 'cuda:0' : 'cpu';
 export const onCuda = testDevice !== 'cpu';
+/** What `device: 'auto'` takes on this machine. */
+export const autoDevice = devices().find(({ name, available }) => available && name !== 'cpu')?.name ?? 'cpu';
 
 const open = new Map<number, Device>();
 

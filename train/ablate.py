@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import write_json
+from checkpoint import read_safetensors, write_json
 from data import BLOCK, Block, make_block
 from model import Config, ConnectorConfig, VLMamba, compile_blocks
 from render import CANVASES
@@ -26,17 +26,26 @@ VARIANTS = (("mlp", "bsm"), ("vss-mlp", "bsm"), ("vss-mlp", "csm"), ("vss-l2", "
 DATA_SEED = 77
 
 
+def encoder_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The encoder's own file, or its part of a checkpoint folder (the recipe leaves it as it was)."""
+    if not path.is_dir():
+        return torch.load(path)
+    prefix = "vision_tower.vision_model."
+    tensors = read_safetensors(path / "model.safetensors")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def build(connector: str, scan: str, seed: int, options: argparse.Namespace) -> VLMamba:
     torch.manual_seed(seed)
     model = VLMamba(Config(connector=ConnectorConfig(type=connector, scan=scan))).cuda()
-    model.vision_tower.vision_model.load_state_dict(torch.load(options.vision))
+    model.vision_tower.vision_model.load_state_dict(encoder_weights(options.vision))
     model.language_model.load_state_dict(torch.load(options.language))
     return model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vision", required=True)
+    parser.add_argument("--vision", type=Path, required=True, help="runs/vision.pt, or a checkpoint folder")
     parser.add_argument("--language", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,12 +1,13 @@
 /**
- * npx tsx bench/models/sessions.ts [MODEL [PICTURE…]]
+ * npx tsx bench/models/sessions.ts [--device cpu|cuda] [MODEL [PICTURE…]]
  *
  * What sessions cost and save, as the tables of docs/sessions.md: fork, snapshot and restore against reading the picture
  * again, many questions as one batch, many streams at once, and a stream of frames. By default the bundled model on its
  * bundled pictures.
  */
 import { join } from 'node:path';
-import { Device } from '../../lib/device.ts';
+import { parseArgs } from 'node:util';
+import { type DeviceName, openDevice } from '../../lib/devices.ts';
 import { load, type Model } from '../../lib/index.ts';
 import { machine } from '../kit.ts';
 
@@ -54,7 +55,7 @@ function table(title: string, head: string[], rows: (string | number)[][]): void
 }
 
 async function copying(model: Model): Promise<number> {
-  await using device = new Device();
+  await using device = await openDevice(model.device.name as DeviceName);
   const from = await device.alloc(model.stateBytes, 'from');
   const to = await device.alloc(model.stateBytes, 'to');
   return await medianMs(() => device.copy(from, 0, to, 0, model.stateBytes));
@@ -171,10 +172,15 @@ async function watching(model: Model, pictures: readonly string[]): Promise<void
   );
 }
 
-async function main([folder = join('models', 'demo'), ...given]: string[]): Promise<void> {
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { device: { type: 'string', default: 'cpu' } },
+  });
+  const [folder = join('models', 'demo'), ...given] = positionals;
   const bundled = ['shapes', 'ring', 'word'].map((name) => join('models', 'demo', 'pictures', `${name}.png`));
   const pictures = given.length > 0 ? given : bundled;
-  const model = await load(folder);
+  const model = await load(folder, { device: values.device as DeviceName });
   console.log(`${folder}, ${model.parameters} parameters, ${machine(model.device)}`);
   await saving(model, pictures[0]!);
   await rounding(model, pictures);
@@ -184,4 +190,4 @@ async function main([folder = join('models', 'demo'), ...given]: string[]): Prom
   await model.dispose();
 }
 
-main(process.argv.slice(2));
+main();

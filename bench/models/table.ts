@@ -109,12 +109,7 @@ async function conversation(model: Model): Promise<void> {
   const side = model.config.vision!.imageSize;
   const image = { data: new Uint8Array(side * side * 3).fill(100), width: side, height: side, channels: 3 as const };
   const ask = (maxNewTokens: number) =>
-    model.generate({
-      prompt: `<image>\n${'a b c d '.repeat(16)}`,
-      images: [image],
-      maxNewTokens,
-      ignoreEos: true,
-    } as never);
+    model.generate({ prompt: `<image>\n${'a b c d '.repeat(16)}`, images: [image], maxNewTokens });
   for (let i = 0; i < 3; i++) await ask(4);
   const first: number[] = [];
   for (let i = 0; i < 9; i++) first.push((await ask(1)).timings.firstToken);

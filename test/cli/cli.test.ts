@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import * as assert from 'uvu/assert';
-import { suite } from '../kit.ts';
+import { autoDevice, suite } from '../kit.ts';
 import { tinyConfig, tinyPreprocessor, writeCheckpoint } from '../models/checkpoint.ts';
 
 const test = suite('cli');
@@ -58,7 +58,7 @@ test('--json is one object', async () => {
   const result = JSON.parse(stdout);
   assert.is(status, 0);
   assert.equal(Object.keys(result).sort(), ['device', 'finishReason', 'text', 'timings', 'tokens', 'usage']);
-  assert.equal([result.text, result.finishReason, result.device], ['Three', 'stop', 'cpu']);
+  assert.equal([result.text, result.finishReason, result.device], ['Three', 'stop', autoDevice]);
   assert.is(result.usage.completionTokens, result.tokens.length);
   for (const name of ['image', 'vision', 'prefill', 'firstToken', 'decode', 'total', 'tokensPerSecond'])
     assert.type(result.timings[name], 'number', name);
@@ -166,7 +166,7 @@ test('each mistake gives one line with its code, no stack, and status 1 or 2', a
     [run('--top-p', '2'), 2, /ERR_GEN_TOP_P: .*2/],
     [run('--max-new-tokens', '-1'), 2, /ERR_GEN_MAX_NEW_TOKENS/],
     [run('--device', 'tpu'), 2, /ERR_ARG_DEVICE: .*"tpu"/],
-    [run('--device', 'cuda'), 1, /ERR_CUDA_UNAVAILABLE/],
+    [run('--device', 'cuda:99'), 1, /ERR_CUDA_UNAVAILABLE/],
     [run('--dtype', 'f64'), 2, /ERR_ARG_DTYPE/],
     [run('--threads', '0.5'), 2, /ERR_ARG_THREADS/],
     [['run', 'demo', '-i', '-', '-i', '-'], 2, /ERR_USAGE: .*stdin/],

@@ -18,14 +18,21 @@ async function hash(model: Model, cuts: number): Promise<string> {
   return createHash('sha256').update(state).update(logits).update(Int32Array.from(tokens)).digest('hex');
 }
 
-/** Hashes of so many runs of each: 1 and 2 threads × alone and with 63 neighbours × a text read whole and in pieces. */
-export async function determinism(dir: string, runs: number): Promise<{ runs: number; results: number }> {
+/**
+ * Hashes of so many runs of each: on the CPU 1 and 2 threads × alone and with 63 neighbours × a text read whole and in pieces.
+ * A GPU has other kernels for one position than for many, so the text is read whole there.
+ */
+export async function determinism(
+  dir: string,
+  runs: number,
+  device: 'cpu' | 'cuda',
+): Promise<{ runs: number; results: number }> {
   const results = new Set<string>();
   let count = 0;
-  for (const threads of [1, 2]) {
-    await using model = await load(dir, { threads });
+  for (const threads of device === 'cpu' ? [1, 2] : [1]) {
+    await using model = await load(dir, { device, threads });
     for (const neighbours of [0, 63])
-      for (const pieces of [false, true])
+      for (const pieces of device === 'cpu' ? [false, true] : [false])
         for (let i = 0; i < runs; i++, count++) {
           const others = Array.from({ length: neighbours }, (_, n) =>
             model.generate({

@@ -1,5 +1,5 @@
 /**
- * npm run test:soak [-- --long]: generations, loads and aborts by the thousand; at the end memory, descriptors, threads and
+ * npm run test:soak [-- --long] [--device cuda]: generations, loads and aborts by the thousand; at the end memory, descriptors, threads and
  * listeners are what they were after the warm-up, and the same text gave the same tokens, states and logits every time. The
  * short form is for CI; the long one takes up to half an hour.
  */
@@ -12,10 +12,13 @@ import { load } from '../../lib/index.ts';
 import { tinyConfig, tinyPreprocessor, writeCheckpoint } from '../models/checkpoint.ts';
 import { determinism } from './determinism.ts';
 
-const { values } = parseArgs({ options: { long: { type: 'boolean', default: false } } });
+const { values } = parseArgs({
+  options: { long: { type: 'boolean', default: false }, device: { type: 'string', default: 'cpu' } },
+});
+const device = values.device === 'cuda' ? 'cuda' : 'cpu';
 const counts = values.long
   ? { generations: 100_000, loads: 10_000, aborts: 10_000, runs: 100 }
-  : { generations: 3000, loads: 150, aborts: 300, runs: 5 };
+  : { generations: 3000, loads: 150, aborts: 300, runs: device === 'cuda' ? 100 : 5 };
 // More arenas and a young generation that comes and goes hold on to memory by chance, and hide what leaks.
 if (!process.env.MALLOC_ARENA_MAX) {
   const flags = ['--expose-gc', '--max-semi-space-size=1'];
@@ -44,6 +47,15 @@ interface Footprint {
   rss: number;
   files: number;
   threads: number;
+  /** MiB of the GPU's memory in use. */
+  gpu: number;
+}
+
+/** By the driver's own account, which knows what a process holds without knowing it. */
+function gpuMemory(): number {
+  if (device === 'cpu') return 0;
+  const query = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--id=0'];
+  return Number(spawnSync('nvidia-smi', query, { encoding: 'utf8' }).stdout);
 }
 
 async function footprint(): Promise<Footprint> {
@@ -57,6 +69,7 @@ async function footprint(): Promise<Footprint> {
     rss: linux ? Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024 : process.memoryUsage().rss,
     files: linux ? readdirSync('/proc/self/fd').length : 0,
     threads: linux ? readdirSync('/proc/self/task').length : 0,
+    gpu: gpuMemory(),
   };
 }
 
@@ -86,13 +99,14 @@ async function soak(what: string, count: number, once: (i: number) => PromiseLik
   const mib = (n: number) => (n / 2 ** 20).toFixed(2);
   report(
     `${count} ${what}`,
-    grown < 4 * 2 ** 20 && after.files <= before!.files && after.threads <= before!.threads,
+    grown < 4 * 2 ** 20 && after.files <= before!.files && after.threads <= before!.threads && after.gpu <= before!.gpu,
     `RSS ${mib(after.rss)} MiB, grown ${mib(grown)} MiB (${((100 * grown) / after.rss).toFixed(1)} %), ` +
-      `descriptors ${before!.files} → ${after.files}, threads ${before!.threads} → ${after.threads}, ${seconds} s`,
+      `descriptors ${before!.files} → ${after.files}, threads ${before!.threads} → ${after.threads}, ` +
+      `${device === 'cpu' ? '' : `GPU ${before!.gpu} → ${after.gpu} MiB, `}${seconds} s`,
   );
 }
 
-const model = await load(dir, { threads: 2 });
+const model = await load(dir, { device, threads: 2 });
 await soak('generations', counts.generations, (i) =>
   model.generate({ prompt: `text ${i % 7}`, maxNewTokens: 3, temperature: i % 2, seed: i }),
 );
@@ -120,14 +134,14 @@ await soak('aborts', counts.aborts, async (i) => {
 report('listeners', controllers.listeners <= 0, String(controllers.listeners));
 await model.dispose();
 await soak('loads and disposes', counts.loads, async (i) => {
-  const one = await load(dir, { threads: 1 + (i % 2) });
+  const one = await load(dir, { device, threads: 1 + (i % 2) });
   if (i % 3 === 0) void one.generate({ prompt: 'a', maxNewTokens: 100, temperature: 1, seed: i });
   await one.dispose();
 });
 
-const { runs, results } = await determinism(dir, counts.runs);
+const { runs, results } = await determinism(dir, counts.runs, device);
 report(
-  `${runs} runs on 1 and 2 threads, alone and with 63 neighbours, whole and in pieces`,
+  `${runs} runs ${device === 'cpu' ? 'on 1 and 2 threads, whole and in pieces' : 'on a GPU'}, alone and with 63 neighbours`,
   results === 1,
   `${results} result`,
 );

@@ -4,7 +4,7 @@ import { Device } from '../../lib/device.ts';
 import { type Chat, type Generation, load, type Mark, type Model, type Session } from '../../lib/index.ts';
 import { activation } from '../../lib/ops/index.ts';
 import { Graph } from '../../lib/program.ts';
-import { failure, suite } from '../kit.ts';
+import { autoDevice, failure, suite } from '../kit.ts';
 import { slowCheckpoint } from '../lifetime/model.ts';
 
 const test = suite('states');
@@ -113,7 +113,7 @@ matrix<Model>(
     tokenize: [(m) => m.tokenize('a b'), null, null, null, null, null, null, null],
     detokenize: [(m) => m.detokenize([5, 6]), null, null, null, null, null, null, null],
     sizes: [
-      (m) => assert.ok(m.weightBytes > 0 && m.parameters > 0 && m.stateBytes > 0 && m.device.name === 'cpu'),
+      (m) => assert.ok(m.weightBytes > 0 && m.parameters > 0 && m.stateBytes > 0 && m.device.name === autoDevice),
       null,
       null,
       null,

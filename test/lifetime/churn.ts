@@ -1,5 +1,5 @@
 /**
- * npm run test:churn [-- --long] [terminations|exits|kills…]: workers that are terminated, processes that exit and processes that are killed, each at a
+ * npm run test:churn [-- --long] [--device cuda] [terminations|exits|kills…]: workers that are terminated, processes that exit and processes that are killed, each at a
  * random place of its work, over the package as it is built. Nothing crashes or hangs; what was being written is there whole or
  * not at all. The short form is for CI.
  */
@@ -17,8 +17,9 @@ import { slowCheckpoint } from './model.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { long: { type: 'boolean', default: false } },
+  options: { long: { type: 'boolean', default: false }, device: { type: 'string', default: 'cpu' } },
 });
+const { device } = values;
 const counts = values.long
   ? { terminations: 1000, exits: 200, kills: 200 }
   : { terminations: 60, exits: 15, kills: 15 };
@@ -49,7 +50,7 @@ async function footprint(most = 0): Promise<{ threads: number; descriptors: numb
 }
 
 async function terminate(what: string): Promise<number> {
-  const worker = new Worker(child, { workerData: { dir, what } });
+  const worker = new Worker(child, { workerData: { dir, what, device } });
   await once(worker, 'message');
   await wait(next() * 40);
   const start = performance.now();
@@ -59,6 +60,8 @@ async function terminate(what: string): Promise<number> {
 
 async function terminations(): Promise<void> {
   const took: number[] = [];
+  // A driver keeps its threads and descriptors from the first device on.
+  await terminate('writing');
   for (const what of KINDS) {
     await terminate(what);
     const before = await footprint();
@@ -83,7 +86,7 @@ async function exits(): Promise<void> {
   for (let i = 0; i < counts.exits; i++) {
     const exitAfter = next() * 40;
     const what = KINDS[i % KINDS.length];
-    const one = spawn(process.execPath, [child.pathname, JSON.stringify({ dir, what, exitAfter })], {
+    const one = spawn(process.execPath, [child.pathname, JSON.stringify({ dir, what, device, exitAfter })], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     const closed = once(one, 'close');

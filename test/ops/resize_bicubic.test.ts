@@ -5,11 +5,12 @@ import { type Resampling, type Rgb, resampling } from '../../lib/image/geometry.
 import { resizeOn } from '../../lib/image/resize.ts';
 import { resizeBicubic } from '../../lib/ops/resize_bicubic.ts';
 import { Graph } from '../../lib/program.ts';
+import { onCuda, testDevice } from '../kit.ts';
 import { resample } from '../reference/resize_bicubic.ts';
 
 const test = suite<{ devices: Device[] }>('resize_bicubic');
 test.before((context) => {
-  context.devices = [1, 3].map((threads) => new Device({ threads }));
+  context.devices = onCuda ? [new Device({ name: testDevice })] : [1, 3].map((threads) => new Device({ threads }));
 });
 test.after(async ({ devices }) => {
   for (const device of devices) await device.dispose();
