@@ -15,6 +15,7 @@
 #include "extent.h"
 #include "fault.h"
 #include "library.h"
+#include "mamba_decode.h"
 #include "op.h"
 #include "process_end.h"
 
@@ -66,9 +67,17 @@ std::vector<bool> fixed_weights(const std::vector<Step>& steps) {
   return fixed;
 }
 
+// Steps that one kernel does.
+struct Fused {
+  size_t first, count;
+  std::unique_ptr<MambaDecode> kernel;
+  std::byte* memory = nullptr;
+};
+
 struct Executable {
   std::vector<Step> steps;
   std::vector<bool> fixed_weight;
+  std::vector<Fused> fused;  // in order
   Transfers inputs, outputs;
   size_t workspace = 0;
   cudaGraphExec_t graph = nullptr;
@@ -180,7 +189,7 @@ class Cuda final : public Backend {
     return guarded(failure, [&] { VLM_CUDA(cudaMemsetAsync(memory, byte, bytes, stream_)); });
   }
 
-  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
+  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs, Port arena,
                 Failure& failure) override {
     std::unique_ptr<Executable> made;
     const bool fine = guarded(failure, [&] {
@@ -190,10 +199,13 @@ class Cuda final : public Backend {
         made->workspace = std::max(made->workspace, kOps[steps[s].op].workspace(steps[s], card_));
       }
       failure.step = -1;
+      fuse(*made, outputs, arena);
       if (graphs_) prepare(*made);
       std::lock_guard lock(lock_);
       executables_.insert(made.get());
     });
+    if (!fine && made)
+      for (const Fused& fused : made->fused) free(fused.memory, 0);
     return fine ? made.release() : nullptr;
   }
 
@@ -310,6 +322,7 @@ class Cuda final : public Backend {
     }
     for (Executable* executable : dropped) {
       forget_graph(*executable);
+      for (const Fused& fused : executable->fused) give_back(fused.memory);
       delete executable;
     }
     for (void* memory : freed) give_back(memory);
@@ -336,6 +349,18 @@ class Cuda final : public Backend {
     workspace_ = static_cast<std::byte*>(take(bytes));
     workspace_bytes_ = bytes;
     generation_++;
+  }
+
+  void fuse(Executable& program, std::span<const Port> outputs, Port arena) {
+    for (const DecodeRun& run : find_decode_runs(program.steps, outputs, arena)) {
+      Fused fused{static_cast<size_t>(run.first), kLayerSteps * run.layers.size(), MambaDecode::make(run, card_)};
+      if (!fused.kernel) continue;
+      const std::vector<std::byte> contents = fused.kernel->contents();
+      fused.memory = static_cast<std::byte*>(take(contents.size()));
+      program.fused.push_back(std::move(fused));
+      VLM_CUDA(cudaMemcpyAsync(program.fused.back().memory, contents.data(), contents.size(), cudaMemcpyHostToDevice,
+                               stream_));
+    }
   }
 
   // Programs share the workspace and the pinned memory, since they run one after another; a graph that was captured over
@@ -365,9 +390,15 @@ class Cuda final : public Backend {
   // False when it was cancelled on the way.
   bool launch(const Executable& program, const std::atomic<bool>* cancel) {
     fetch(program);
-    for (size_t s = 0; s < program.steps.size(); s++) {
+    auto fused = program.fused.begin();
+    for (size_t s = 0; s < program.steps.size();) {
       if (cancel && *cancel) return false;
-      launch_step(program, s);
+      if (fused != program.fused.end() && fused->first == s) {
+        fused->kernel->launch(fused->memory, launch_of(program, s));
+        s += fused++->count;
+      } else {
+        launch_step(program, s++);
+      }
     }
     for (const Move& move : program.outputs.moves)
       if (move.bytes)
@@ -384,7 +415,10 @@ class Cuda final : public Backend {
 
   void launch_step(const Executable& program, size_t s) {
     const Step& step = program.steps[s];
-    kOps[step.op].launch(step, {stream_, card_, static_cast<int>(s), workspace_, fault_, program.fixed_weight[s]});
+    kOps[step.op].launch(step, launch_of(program, s));
+  }
+  Launch launch_of(const Executable& program, size_t s) {
+    return {stream_, card_, static_cast<int>(s), workspace_, fault_, program.fixed_weight[s]};
   }
 
   void time_steps(const Executable& program, double* ms) {

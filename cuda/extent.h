@@ -16,6 +16,8 @@ inline Extent extent(const TensorArg& t) {
   return {begin, begin + (t ? t.reach() * dtype_bytes(t.dtype) : 0)};
 }
 inline bool meet(const Extent& a, const Extent& b) { return a.begin < b.end && b.begin < a.end; }
-inline bool covers(const Extent& whole, const Extent& part) { return whole.begin <= part.begin && part.end <= whole.end; }
+inline bool covers(const Extent& whole, const Extent& part) {
+  return whole.begin <= part.begin && part.end <= whole.end;
+}
 
 }  // namespace vlm::cuda

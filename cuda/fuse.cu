@@ -15,16 +15,15 @@ enum Id : int32_t {
 };
 
 // A layer as recorded by lib/nn/mamba_block.ts, one step a line.
-constexpr int32_t kLayer[kLayerSteps] = {rms_norm, linear,         causal_conv1d, linear,
-                                         linear,   selective_scan, linear};
+constexpr int32_t kLayer[kLayerSteps] = {rms_norm, linear, causal_conv1d, linear, linear, selective_scan, linear};
 enum Place { kNorm, kInProj, kConv, kXProj, kDtProj, kScan, kOutProj };
 // What hands on what inside: the step that writes, the one that reads, and which of its inputs.
 struct Edge {
   int from, to, input;
 };
-constexpr Edge kEdges[] = {{kNorm, kInProj, 0},   {kInProj, kConv, 0}, {kConv, kXProj, 0}, {kXProj, kDtProj, 0},
-                           {kConv, kScan, 0},     {kDtProj, kScan, 1}, {kXProj, kScan, 3}, {kXProj, kScan, 4},
-                           {kInProj, kScan, 6},   {kScan, kOutProj, 0}};
+constexpr Edge kEdges[] = {{kNorm, kInProj, 0}, {kInProj, kConv, 0}, {kConv, kXProj, 0}, {kXProj, kDtProj, 0},
+                           {kConv, kScan, 0},   {kDtProj, kScan, 1}, {kXProj, kScan, 3}, {kXProj, kScan, 4},
+                           {kInProj, kScan, 6}, {kScan, kOutProj, 0}};
 
 // [rows, n] with neighbouring columns and rows `pitch` apart, whatever other dimensions of 1 there are.
 bool is_rows(const TensorArg& t, Dtype dtype, int64_t rows, int64_t n, int64_t pitch) {
@@ -85,22 +84,22 @@ std::optional<DecodeRun> match(std::span<const Step> s) {
   const bool fits =
       (T == Dtype::f16 || T == Dtype::bf16) && is_rows(h, F, b, d, d) && is_vector(norm, d) && is_rows(x, T, b, d, d) &&
       is_part(in_x, x, 0) && is_rows(in_x, T, b, d, d) && is_matrix(in_proj, T, 2 * e, d) &&
-      is_rows(xz, T, b, 2 * e, 2 * e) &&                                                                       //
-      is_part(conv_x, xz, 0) && is_rows(conv_x, T, b, e, 2 * e) && is_rows(conv_weight, F, e, 4, 4) &&         //
-      is_vector(conv_bias, e) && is_state(conv_initial, conv_state, e, 3) && is_rows(u, T, b, e, e) &&         //
+      is_rows(xz, T, b, 2 * e, 2 * e) &&                                                                //
+      is_part(conv_x, xz, 0) && is_rows(conv_x, T, b, e, 2 * e) && is_rows(conv_weight, F, e, 4, 4) &&  //
+      is_vector(conv_bias, e) && is_state(conv_initial, conv_state, e, 3) && is_rows(u, T, b, e, e) &&  //
       is_part(x_x, u, 0) && is_rows(x_x, T, b, e, e) && is_matrix(x_proj, T, xs, e) && is_rows(dbc, F, b, xs, xs) &&
       is_part(dt_x, dbc, 0) && is_rows(dt_x, F, b, r, xs) && is_matrix(dt_proj, T, e, r) && is_rows(dt, F, b, e, e) &&
       is_part(scan_u, u, 0) && is_rows(scan_u, T, b, e, e) && is_part(delta, dt, 0) && is_rows(delta, F, b, e, e) &&
       is_rows(A, F, e, n, n) && is_part(B, dbc, r) && is_rows(B, F, b, n, xs) && is_part(C, dbc, r + n) &&
-      is_rows(C, F, b, n, xs) && is_vector(D, e) && is_part(z, xz, e) && is_rows(z, T, b, e, 2 * e) &&         //
-      is_vector(delta_bias, e) && is_state(scan_initial, ssm_state, e, n) && is_rows(scan_y, T, b, e, e) &&    //
-      is_part(out_x, scan_y, 0) && is_rows(out_x, T, b, e, e) && is_matrix(out_proj, T, d, e) &&               //
-      is_part(out_residual, h, 0) && is_rows(out_residual, F, b, d, d) && is_rows(y, F, b, d, d) &&            //
+      is_rows(C, F, b, n, xs) && is_vector(D, e) && is_part(z, xz, e) && is_rows(z, T, b, e, 2 * e) &&       //
+      is_vector(delta_bias, e) && is_state(scan_initial, ssm_state, e, n) && is_rows(scan_y, T, b, e, e) &&  //
+      is_part(out_x, scan_y, 0) && is_rows(out_x, T, b, e, e) && is_matrix(out_proj, T, d, e) &&             //
+      is_part(out_residual, h, 0) && is_rows(out_residual, F, b, d, d) && is_rows(y, F, b, d, d) &&          //
       conv_slots && is_rows(conv_slots, Dtype::i32, 1, b, b) && scan_slots.data == conv_slots.data &&
       conv_state.size[0] == ssm_state.size[0];
   if (!fits) return {};
-  run.layers.push_back({norm, in_proj, conv_weight, conv_bias, x_proj, dt_proj, delta_bias, A, D, out_proj, conv_state,
-                        ssm_state});
+  run.layers.push_back(
+      {norm, in_proj, conv_weight, conv_bias, x_proj, dt_proj, delta_bias, A, D, out_proj, conv_state, ssm_state});
   return run;
 }
 
@@ -117,8 +116,7 @@ bool is_inside(const DecodeRun& run, size_t writer, size_t reader, int input) {
   const int count = kLayerSteps * static_cast<int>(run.layers.size());
   const int from = static_cast<int>(writer) - run.first, to = static_cast<int>(reader) - run.first;
   if (to >= count) return false;
-  if (from % kLayerSteps == kOutProj)
-    return (to == from + 1 && input == 0) || (to == from + kLayerSteps && input == 3);
+  if (from % kLayerSteps == kOutProj) return (to == from + 1 && input == 0) || (to == from + kLayerSteps && input == 3);
   return std::any_of(std::begin(kEdges), std::end(kEdges), [&](const Edge& e) {
     return from / kLayerSteps == to / kLayerSteps && from % kLayerSteps == e.from && to % kLayerSteps == e.to &&
            input == e.input;

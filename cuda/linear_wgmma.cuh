@@ -5,10 +5,9 @@
 // each, and the parts are added, always in the same order, through distributed shared memory.
 #pragma once
 
-#include <cuda.h>
-
 #include <algorithm>
 
+#include "encode_tiled.h"
 #include "linear_finish.cuh"
 
 namespace vlm::cuda {
@@ -429,20 +428,6 @@ __global__ __launch_bounds__(Traits::kThreads, 1) void wgmma_kernel(const __grid
   // Nobody leaves while others read or write its memory.
   cluster_sync();
 #endif
-}
-
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function that describes a matrix to the copy engine; null where the driver is too old to know it.
-inline EncodeTiled encode_tiled() {
-  static const EncodeTiled encode = [] {
-    void* f = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
-    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(f) : nullptr;
-  }();
-  return encode;
 }
 
 // [rows, k] of 16-bit elements, read in boxes of box_rows rows and one stage of k; zeros beyond the matrix.

@@ -49,13 +49,13 @@ class Verify final : public Backend {
   bool copy(void* to, const void* from, size_t n, Failure& f) override { return device_->copy(to, from, n, f); }
   bool fill(void* memory, int byte, size_t n, Failure& f) override { return device_->fill(memory, byte, n, f); }
 
-  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
+  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs, Port,
                 Failure& failure) override {
     std::unique_ptr<Program> made(new Program);
     made->inputs.assign(inputs.begin(), inputs.end());
     made->outputs.assign(outputs.begin(), outputs.end());
     for (const Step& step : steps) {
-      void* one = device_->compile({&step, 1}, {}, {}, failure);
+      void* one = device_->compile({&step, 1}, {}, {}, {}, failure);
       if (!one) {
         failure.step = static_cast<int>(made->steps.size());
         destroy(made.release());
@@ -110,7 +110,7 @@ class Verify final : public Backend {
     for (int i = 0; i < kMaxOutputs; i++)
       if (!fetch(step.out[i], true, out[i], plain.out[i], failure)) return false;
     if (!device_->run(on_device, nullptr, nullptr, cancel, ms, failure)) return false;
-    void* on_cpu = cpu_->compile({&plain, 1}, {}, {}, failure);
+    void* on_cpu = cpu_->compile({&plain, 1}, {}, {}, {}, failure);
     if (!on_cpu) return false;
     const bool fine = cpu_->run(on_cpu, nullptr, nullptr, cancel, nullptr, failure);
     cpu_->destroy(on_cpu);
