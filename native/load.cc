@@ -56,15 +56,21 @@ void convert(const std::byte* from, std::byte* to, int64_t count, const Segment&
   }
 }
 
-// The place that a row's first number gets in its matrix of 8 or 4 bits.
-int64_t row_place(const Segment& s, int64_t row) {
-  return row * (s.to == Dtype::i8 ? s.columns : quant_blocks(s.columns) * (kQuantBlock / 2));
+// Spreads row `row` of a matrix over the lines of its stripe; what fills up the last of them stays 0.
+void spread(const Segment& s, const std::byte* from, int64_t row, std::byte* matrix) {
+  std::byte* to = matrix + row / kLineRows * s.stripe_bytes() + row % kLineRows * 4;
+  const int64_t bytes = s.row_bytes();
+  int64_t j = 0;
+  for (; j + 4 <= bytes; j += 4, to += kLineBytes) std::memcpy(to, from + j, 4);
+  if (j < bytes) std::memcpy(to, from + j, static_cast<size_t>(bytes - j));
 }
 
-void quantize(const Segment& s, const std::byte* from, int64_t row, int64_t rows, std::byte* buffer, float* floats) {
+// `made` has room for a row.
+void quantize(const Segment& s, const std::byte* from, int64_t row, int64_t rows, std::byte* buffer, float* floats,
+              std::byte* made) {
   const int64_t k = s.columns, scales = quant_blocks(k), grids = scales * kBlockGrids;
   for (const int64_t end = row + rows; row < end; row++, from += k * dtype_bytes(s.from)) {
-    std::byte* const weight = buffer + s.at + row_place(s, row);
+    std::byte* const weight = s.lines ? made : buffer + s.at + row * s.row_bytes();
     auto* const scale = reinterpret_cast<float*>(buffer + s.scale_at) + row * scales;
     auto* const grid = reinterpret_cast<int8_t*>(buffer + s.grid_at) + row * grids;
     const bool finite =
@@ -72,6 +78,7 @@ void quantize(const Segment& s, const std::byte* from, int64_t row, int64_t rows
                           : quantizer().int4(from, s.from, k, floats, reinterpret_cast<uint8_t*>(weight), scale, grid);
     if (!finite)
       throw Error("ERR_QUANT_VALUES", "holds a number that is not finite, for which 8 or 4 bits have no place");
+    if (s.lines) spread(s, made, s.row + row, buffer + s.at);
   }
 }
 
@@ -95,7 +102,7 @@ std::vector<Piece> cut(const std::vector<Segment>& segments) {
   std::vector<Piece> pieces;
   for (size_t i = 0; i < segments.size(); i++) {
     const Segment& s = segments[i];
-    const int64_t unit = s.quantizes() ? s.columns : 1;
+    const int64_t unit = s.quantizes() ? s.columns : s.lines ? s.row_bytes() : 1;
     const int64_t most = std::max<int64_t>(1, kPiece / (dtype_bytes(s.from) * unit)) * unit;
     for (int64_t first = 0; first < s.count; first += most)
       pieces.push_back({static_cast<int>(i), first, std::min(most, s.count - first)});
@@ -138,7 +145,7 @@ class Loader {
 
  private:
   struct Scratch {
-    std::vector<std::byte> staged, converted;
+    std::vector<std::byte> staged, converted, row;
     std::vector<float> floats;
   };
 
@@ -146,20 +153,25 @@ class Loader {
     const Segment& s = segments_[static_cast<size_t>(piece.segment)];
     const int64_t in = dtype_bytes(s.from), out = dtype_bytes(s.to), n = piece.count;
     const bool as_stored = s.from == s.to && s.transform == Transform::none;
+    const bool in_place = as_stored && !s.lines;
     std::byte* const memory = static_cast<std::byte*>(s.buffer->memory);
     std::byte* const host = backend_.host_address(memory);
     const int64_t place = s.at + piece.first * out;
-    if (!(as_stored && host)) fit(scratch.staged, n * in);
-    std::byte* const to = as_stored && host ? host + place : scratch.staged.data();
+    if (!host && (s.lines || s.quantizes())) throw Error("ERR_CUDA_QUANT", "weights in int8 and int4 are for the CPU");
+    if (!(in_place && host)) fit(scratch.staged, n * in);
+    std::byte* const to = in_place && host ? host + place : scratch.staged.data();
     if (file_.read(to, static_cast<size_t>(n * in), s.offset + piece.first * in) != static_cast<size_t>(n * in))
       throw Error("ERR_ST_CHANGED", text(path_, ": the file ended while it was being read"));
     try {
       if (as_stored) {
         check_values(to, n, s.rule);
+        const int64_t bytes = s.row_bytes();
+        for (int64_t i = 0; s.lines && i < n; i += bytes)
+          spread(s, to + i, s.row + (piece.first + i) / bytes, host + s.at);
       } else if (s.quantizes()) {
-        if (!host) throw Error("ERR_CUDA_QUANT", "weights in int8 and int4 are for the CPU");
         scratch.floats.resize(static_cast<size_t>(s.columns));
-        quantize(s, to, piece.first / s.columns, n / s.columns, host, scratch.floats.data());
+        fit(scratch.row, s.row_bytes());
+        quantize(s, to, piece.first / s.columns, n / s.columns, host, scratch.floats.data(), scratch.row.data());
       } else {
         if (!host) fit(scratch.converted, n * out);
         convert(to, host ? host + place : scratch.converted.data(), n, s);
