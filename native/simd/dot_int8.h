@@ -26,8 +26,7 @@ struct Quantised {
 constexpr int64_t kQuads = kQuantBlock / 4, kGroups = kQuantBlock / kQuantGroup;
 constexpr int64_t kPackedBlock = kQuantBlock / 2;  // bytes in int4
 constexpr int64_t kGroupQuads = kQuads / kGroups;
-// So far behind a line that is used is the one that memory is asked for.
-constexpr int64_t kLinesAhead = 64;
+constexpr int64_t kAhead = 16384;  // bytes between the line that is used and the one that memory is asked for
 
 // What a row of x takes packed, with `element` bytes for each number.
 constexpr int64_t quant_row(int64_t k, int64_t element) {
@@ -412,6 +411,12 @@ struct Chunk {
                      if (j + i < dwords) store_i(static_cast<uint32_t*>(to) + (j + i) * kBandColumns + c, column);
                    });
     };
+    for (int64_t c = 0; c < count; c++) {
+      const int64_t next = first + c + kLineRows;
+      prefetch(q.scale + next * q.scale_row + block);
+      if (q.grid)
+        prefetch(q.grid + next * q.grid_row + 8 * block), prefetch(q.grid + next * q.grid_row + 8 * block + 64);
+    }
     for (int64_t c = 0; c < count; c += I::N) {
       turn(q.scale + block, 4 * q.scale_row, c, 4 * blocks, kChunk, scale);
       if (q.grid) turn(q.grid + 8 * block, q.grid_row, c, 8 * blocks, 2 * kChunk, grid);
@@ -532,7 +537,7 @@ void few_block(const uint8_t* line, int64_t count, const QuantRows& x, const uin
       I low[R], high[R];
       each_of<R>([&](auto r) SIMD_LAMBDA { low[r] = high[r] = set_i(0); });
       each_of<kGroupQuads>([&](auto) SIMD_LAMBDA {
-        prefetch(line + kLinesAhead * kLineBytes);
+        prefetch(line + kAhead);
         const I both = load_i(line), mask = set_i(0x0f0f0f0f);
         const auto a = D::quad(both & mask), b = D::quad(right<4>(both) & mask);
         each_of<R>([&](auto r) SIMD_LAMBDA {
@@ -549,7 +554,7 @@ void few_block(const uint8_t* line, int64_t count, const QuantRows& x, const uin
     I sums[R];
     each_of<R>([&](auto r) SIMD_LAMBDA { sums[r] = set_i(D::kBias ? x.start[r] : 0); });
     const auto add_line = [&]() SIMD_LAMBDA {
-      prefetch(line + kLinesAhead * kLineBytes);
+      prefetch(line + kAhead);
       const auto w = D::quad(load_i(line) ^ set_i(kSigns));
       each_of<R>([&](auto r) SIMD_LAMBDA { sums[r] = D::add(sums[r], w, D::x(four + r * kQuantBlock)); });
       line += kLineBytes;
