@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "built_images.h"
+#include "extent.h"
 #include "fault.h"
 #include "library.h"
+#include "mamba_decode.h"
 #include "op.h"
 #include "process_end.h"
 
@@ -51,34 +53,32 @@ struct Transfers {
   }
 };
 
-// The bytes from a tensor's first element to its last.
-std::pair<const std::byte*, const std::byte*> extent(const TensorArg& t) {
-  const auto* begin = t.as<std::byte>();
-  return {begin, begin + (t ? t.reach() * dtype_bytes(t.dtype) : 0)};
-}
-
 // For each step, whether what linear() has its weight, scale and grid in is written by none of them.
 std::vector<bool> fixed_weights(const std::vector<Step>& steps) {
-  std::vector<std::pair<const std::byte*, const std::byte*>> written;
+  std::vector<Extent> written;
   for (const Step& step : steps)
     for (const TensorArg& t : step.out)
       if (t) written.push_back(extent(t));
   std::vector<bool> fixed;
   for (const Step& step : steps) {
-    fixed.push_back(std::none_of(written.begin(), written.end(), [&](const auto& range) {
-      for (const int i : {1, 4, 5}) {
-        const auto [begin, end] = extent(step.in[i]);
-        if (range.first < end && begin < range.second) return true;
-      }
-      return false;
+    fixed.push_back(std::none_of(written.begin(), written.end(), [&](const Extent& to) {
+      return meet(to, extent(step.in[1])) || meet(to, extent(step.in[4])) || meet(to, extent(step.in[5]));
     }));
   }
   return fixed;
 }
 
+// Steps that one kernel does.
+struct Fused {
+  size_t first, count;
+  std::unique_ptr<MambaDecode> kernel;
+  std::byte* memory = nullptr;
+};
+
 struct Executable {
   std::vector<Step> steps;
   std::vector<bool> fixed_weight;
+  std::vector<Fused> fused;  // in order
   Transfers inputs, outputs;
   size_t workspace = 0;
   cudaGraphExec_t graph = nullptr;
@@ -190,7 +190,7 @@ class Cuda final : public Backend {
     return guarded(failure, [&] { VLM_CUDA(cudaMemsetAsync(memory, byte, bytes, stream_)); });
   }
 
-  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
+  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs, Port arena,
                 Failure& failure) override {
     std::unique_ptr<Executable> made;
     const bool fine = guarded(failure, [&] {
@@ -200,10 +200,13 @@ class Cuda final : public Backend {
         made->workspace = std::max(made->workspace, kOps[steps[s].op].workspace(steps[s], card_));
       }
       failure.step = -1;
+      fuse(*made, outputs, arena);
       if (graphs_) prepare(*made);
       std::lock_guard lock(lock_);
       executables_.insert(made.get());
     });
+    if (!fine && made)
+      for (const Fused& fused : made->fused) free(fused.memory, 0);
     return fine ? made.release() : nullptr;
   }
 
@@ -320,6 +323,7 @@ class Cuda final : public Backend {
     }
     for (Executable* executable : dropped) {
       forget_graph(*executable);
+      for (const Fused& fused : executable->fused) give_back(fused.memory);
       delete executable;
     }
     for (void* memory : freed) give_back(memory);
@@ -346,6 +350,18 @@ class Cuda final : public Backend {
     workspace_ = static_cast<std::byte*>(take(bytes));
     workspace_bytes_ = bytes;
     generation_++;
+  }
+
+  void fuse(Executable& program, std::span<const Port> outputs, Port arena) {
+    for (const DecodeRun& run : find_decode_runs(program.steps, outputs, arena)) {
+      Fused fused{static_cast<size_t>(run.first), kLayerSteps * run.layers.size(), MambaDecode::make(run, card_)};
+      if (!fused.kernel) continue;
+      const std::vector<std::byte> contents = fused.kernel->contents();
+      fused.memory = static_cast<std::byte*>(take(contents.size()));
+      program.fused.push_back(std::move(fused));
+      VLM_CUDA(cudaMemcpyAsync(program.fused.back().memory, contents.data(), contents.size(), cudaMemcpyHostToDevice,
+                               stream_));
+    }
   }
 
   // Programs share the workspace and the pinned memory, since they run one after another; a graph that was captured over
@@ -375,9 +391,15 @@ class Cuda final : public Backend {
   // False when it was cancelled on the way.
   bool launch(const Executable& program, const std::atomic<bool>* cancel) {
     fetch(program);
-    for (size_t s = 0; s < program.steps.size(); s++) {
+    auto fused = program.fused.begin();
+    for (size_t s = 0; s < program.steps.size();) {
       if (cancel && *cancel) return false;
-      launch_step(program, s);
+      if (fused != program.fused.end() && fused->first == s) {
+        fused->kernel->launch(fused->memory, launch_of(program, s));
+        s += fused++->count;
+      } else {
+        launch_step(program, s++);
+      }
     }
     for (const Move& move : program.outputs.moves)
       if (move.bytes)
@@ -394,7 +416,10 @@ class Cuda final : public Backend {
 
   void launch_step(const Executable& program, size_t s) {
     const Step& step = program.steps[s];
-    kOps[step.op].launch(step, {stream_, card_, static_cast<int>(s), workspace_, fault_, program.fixed_weight[s]});
+    kOps[step.op].launch(step, launch_of(program, s));
+  }
+  Launch launch_of(const Executable& program, size_t s) {
+    return {stream_, card_, static_cast<int>(s), workspace_, fault_, program.fixed_weight[s]};
   }
 
   void time_steps(const Executable& program, double* ms) {

@@ -1,19 +1,12 @@
 // What the two causal convolutions share.
 #pragma once
 
+#include "exp.cuh"
 #include "strided.cuh"
 
 namespace vlm::cuda {
 
 constexpr int kTaps = 4;  // that the fast kernels have
-
-// x / (1 + e^-x) with an error of about 2^-22.
-__device__ inline float silu(float x) {
-  float e, r;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.f + e));
-  return x * r;
-}
 
 // The taps of V neighbouring channels: weight is [d,4] without gaps.
 template <int V>

@@ -8,7 +8,7 @@ class Backend;
 
 namespace vlm::cuda {
 
-constexpr int kLibraryVersion = 2;
+constexpr int kLibraryVersion = 3;
 
 // Returns kLibraryVersion.
 using VersionFunction = int();

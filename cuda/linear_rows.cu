@@ -15,6 +15,7 @@
 #include "activation.cuh"
 #include "async_copy.cuh"
 #include "linear_rows.cuh"
+#include "mma.cuh"
 #include "quantised.cuh"
 #include "rows.cuh"
 
@@ -105,21 +106,6 @@ __device__ __forceinline__ float2 load_peer(const float2* p, int rank) {
 #else
   return *p;
 #endif
-}
-
-template <class T>
-__device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                    uint32_t b1) {
-#define VLM_MMA(type)                                                        \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
-      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
-  if constexpr (dtype_of<T> == Dtype::f16)
-    VLM_MMA("f16");
-  else
-    VLM_MMA("bf16");
-#undef VLM_MMA
 }
 
 // What goes with a warp's weights in a block: [8·R] each.
@@ -311,7 +297,7 @@ __device__ __forceinline__ void convert_unit(uint4* to, const Rows& x, bool wide
 template <class W, int H, int R, bool Wide>
 struct RowsTraits {
   static constexpr bool kQuants = W::kScaleBytes > 0;
-  static constexpr int kStep = kQuants ? 1 : H == 1 ? 4 : 2, kDepth = H == 1 && Wide && !kQuants ? 8 : 4;
+  static constexpr int kStep = kQuants ? 1 : H == 1 ? 4 : 2, kDepth = kQuants ? 4 / W::kPieces : H == 1 && Wide ? 8 : 4;
   static constexpr int kThreads = H == 1 ? 640 : !kQuants ? 704 : H == 8 ? 384 : 512;
 };
 
@@ -515,13 +501,6 @@ struct RowsTile {
   bool all = false;               // a warp takes all ranges, one after another
 };
 
-// Into how many sums k is divided: a matter of the weight's size alone.
-int rows_ranges(int64_t n, int chunks) {
-  int ranges = 1;
-  while (ranges < 16 && chunks / ranges >= 8 && (ranges < 4 || n * ranges < 20480)) ranges *= 2;
-  return ranges;
-}
-
 // One wave of blocks where that can be, else blocks of 8 warps.
 RowsTile rows_tile(int64_t m, int64_t n, int ranges, bool tensor_cores, const Card& card) {
   const int64_t tiles = ceil_div(n, 16);
@@ -641,6 +620,12 @@ void launch_parts(Step step, const Launch& on) {
 }
 
 }  // namespace
+
+int rows_ranges(int64_t n, int chunks) {
+  int ranges = 1;
+  while (ranges < 16 && chunks / ranges >= 8 && (ranges < 4 || n * ranges < 20480)) ranges *= 2;
+  return ranges;
+}
 
 size_t linear_rows_workspace(const Step& step, const Card&) {
   const auto [x, weight, bias, residual, scale] = step.inputs<5>();

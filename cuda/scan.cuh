@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "common.cuh"
+#include "exp.cuh"
 #include "ops/directions.h"
 
 namespace vlm::cuda {
@@ -42,14 +43,6 @@ struct ScanProblem {
 size_t workspace_scan(const ScanProblem&);
 void launch_scan(ScanProblem, const Launch&);
 
-constexpr float kLog2e = 1.44269504f;
-
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // max(x, 0) + log1p(e), e = exp(−|x|) in [0,1]; log1p(e)/e is a polynomial with a relative error of 3e-8, so that a small
 // dt keeps its digits.
 __device__ inline float softplus(float x) {
@@ -60,12 +53,6 @@ __device__ inline float softplus(float x) {
 #pragma unroll
   for (int i = 7; i >= 0; i--) sum = fmaf(sum, e, c[i]);
   return fmaf(sum, e, fmaxf(x, 0.f));
-}
-
-__device__ inline float silu(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.f + exp2_fast(-x * kLog2e)));
-  return x * y;
 }
 
 // An element of type E, or of the tensor's type where E is Any.

@@ -51,9 +51,10 @@ class Backend {
   virtual bool copy(void* to, const void* from, size_t bytes, Failure&) = 0;
   virtual bool fill(void* memory, int byte, size_t bytes, Failure&) = 0;
 
-  // Gets steps that were checked against their ops (check_step in program.h) ready to run. Null on failure.
+  // Gets steps that were checked against their ops (check_step in program.h) ready to run. Null on failure. `arena` is what
+  // programs have in common for what they compute on the way: between runs nobody reads it.
   virtual void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
-                        Failure&) = 0;
+                        Port arena, Failure&) = 0;
   virtual void destroy(void* executable) = 0;
   // Puts the inputs in their places, runs the steps in order and fetches the outputs; one host address for each port.
   // `cancel` is polled as often as the device can stop; a cancelled run fails with ERR_CANCELLED. `ms`, when not null,

@@ -60,7 +60,7 @@ class Cpu final : public Backend {
     return true;
   }
 
-  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
+  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs, Port,
                 Failure& failure) override {
     size_t s = 0;
     try {

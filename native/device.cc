@@ -133,7 +133,8 @@ bool Executable::prepare(Failure& failure) {
     }
     return list;
   };
-  compiled_ = device_->backend().compile(program_->steps, ports(program_->inputs), ports(program_->outputs), failure);
+  compiled_ = device_->backend().compile(program_->steps, ports(program_->inputs), ports(program_->outputs),
+                                         {device_->arena(), static_cast<size_t>(program_->arena_bytes)}, failure);
   return compiled_ != nullptr;
 }
 

@@ -53,13 +53,13 @@ class Verify final : public Backend {
   bool copy(void* to, const void* from, size_t n, Failure& f) override { return device_->copy(to, from, n, f); }
   bool fill(void* memory, int byte, size_t n, Failure& f) override { return device_->fill(memory, byte, n, f); }
 
-  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs,
+  void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs, Port,
                 Failure& failure) override {
     std::unique_ptr<Program> made(new Program);
     made->inputs.assign(inputs.begin(), inputs.end());
     made->outputs.assign(outputs.begin(), outputs.end());
     for (const Step& step : steps) {
-      void* one = device_->compile({&step, 1}, {}, {}, failure);
+      void* one = device_->compile({&step, 1}, {}, {}, {}, failure);
       if (!one) {
         failure.step = static_cast<int>(made->steps.size());
         destroy(made.release());
@@ -117,7 +117,7 @@ class Verify final : public Backend {
     const auto start = std::chrono::steady_clock::now();
     if (!device_->run(on_device, nullptr, nullptr, cancel, nullptr, failure)) return false;
     ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    void* on_cpu = cpu_->compile({&plain, 1}, {}, {}, failure);
+    void* on_cpu = cpu_->compile({&plain, 1}, {}, {}, {}, failure);
     if (!on_cpu) return false;
     const bool fine = cpu_->run(on_cpu, nullptr, nullptr, cancel, nullptr, failure);
     cpu_->destroy(on_cpu);

@@ -1,0 +1,35 @@
+// Which steps of a program are layers of a Mamba language model that read one token of each text, so that one kernel
+// can run them all (mamba_decode.cu).
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend.h"
+#include "op.h"
+
+namespace vlm::cuda {
+
+constexpr int kLayerSteps = 7;
+
+struct DecodeLayer {
+  TensorArg norm, in_proj, conv_weight, conv_bias, x_proj, dt_proj, delta_bias, A, D, out_proj;
+  TensorArg conv_state, ssm_state;  // [slots, e, …]
+};
+
+// Layers that follow one another: steps first … first + kLayerSteps · layers.size() - 1.
+struct DecodeRun {
+  int first;
+  std::vector<DecodeLayer> layers;
+  TensorArg h, y;  // [batch, d] f32, the residual stream in front and behind
+  TensorArg slots;
+  int64_t batch, d, e, rank, states;
+  Dtype dtype;  // of weights and activations
+  float eps;
+};
+
+// `arena` is what only this program reads, and only while it runs: what layers hand on inside need not be there after
+// them unless another step or an output reads it.
+std::vector<DecodeRun> find_decode_runs(std::span<const Step> steps, std::span<const Port> outputs, Port arena);
+
+}  // namespace vlm::cuda
