@@ -119,8 +119,8 @@ Tile choose_tile(int64_t m, int64_t n, int64_t k, int multiprocessors) {
   }
   Tile best{};
   int64_t least = 0;
-  for (const Tile t : {Tile{2, 256}, Tile{2, 192, 2, 1}, Tile{2, 160, 2, 1}, Tile{2, 128, 2, 1}, Tile{2, 192, 1, 2},
-                       Tile{2, 160, 1, 2}, Tile{2, 128, 1, 2}, Tile{1, 128, 4, 1}}) {
+  for (const Tile t : {Tile{2, 256}, Tile{2, 208, 2, 1}, Tile{2, 192, 2, 1}, Tile{2, 160, 2, 1}, Tile{2, 128, 2, 1},
+                       Tile{2, 192, 1, 2}, Tile{2, 160, 1, 2}, Tile{2, 128, 1, 2}, Tile{1, 128, 4, 1}}) {
     const int64_t rows = 64 * t.groups, cluster = t.cluster_m * t.cluster_n;
     const int64_t tiles = ceil_div(m, rows * t.cluster_m) * ceil_div(n, t.columns * t.cluster_n) * cluster;
     const int64_t waves = ceil_div(tiles, multiprocessors / cluster * cluster);
@@ -151,6 +151,8 @@ void launch_wgmma(const Product& p, const Matrix& x, const Matrix& weight, bool 
     go.template operator()<WgmmaTraits<T, 2, 160>>();
   else if (t.columns == 192)
     go.template operator()<WgmmaTraits<T, 2, 192>>();
+  else if (t.columns == 208)
+    go.template operator()<WgmmaTraits<T, 2, 208>>();
   else
     go.template operator()<WgmmaTraits<T, 2, 256>>();
 }

@@ -36,7 +36,8 @@ struct WgmmaTraits {
   // Two consumers take over registers of the producer, which has to be a whole warpgroup for it.
   static constexpr bool kGive = kGroups == 2;
   static constexpr int kThreads = 128 * kGroups + (kGive ? 128 : 32);
-  static constexpr int kChunks = (BN + 31) / 32;  // of 32 columns, as sums are finished
+  static constexpr int kAhead = BN <= 160 ? (BN + 31) / 32 : BN <= 208 ? 3 : 2;  // chunks of the residual under way
+  static constexpr int kChunks = (BN + 31) / 32;                                 // of 32 columns, as sums are finished
   static constexpr int kWarps = 4 * kGroups;
   static constexpr int kStageBytes = (BM + BN) * kWgmmaK * 2;
   static constexpr int kStagingBytes = kSplit ? 0 : kWarps * static_cast<int>(sizeof(Staging));
@@ -59,6 +60,111 @@ __device__ __forceinline__ void tile_of(const WgmmaParams& p, int unit, int& row
   const int band = 16 * p.tiles_n, top = unit / band * 16, rows = min(p.tiles_m - top, 16);
   row = top + unit % band % rows;
   column = unit % band / rows;
+}
+
+// What finishing a tile needs, found while the products run: a lane has rows r and r + 8 of its warp.
+template <int BN>
+struct Ahead {
+  bool inside[2];
+  int64_t y_at[2], residual_at[2];
+  float bias[(BN + 31) / 32];  // of one column of every 32
+
+  __device__ __forceinline__ Ahead(const Finish& f, int row, int column) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int i = row + lane / 4 + 8 * h;
+      inside[h] = i < f.m;
+      y_at[h] = inside[h] ? place(f.y, i) : 0;
+      residual_at[h] = inside[h] && f.residual ? place(f.residual, i) : 0;
+      const int element = f.residual.dtype == Dtype::f32 ? 4 : 2;
+      if (!inside[h] || !f.residual) continue;
+      for (int c = column + lane % 4 * (128 / element); c < f.n && c < column + BN; c += 512 / element)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(f.residual.data + (residual_at[h] + c) * element));
+    }
+    load_bias(f, column, bias);
+  }
+};
+
+// A warpgroup's sums without an activation to y straight from the registers: two neighbours of a quad swap halves, so that each has four columns
+// of a row. As many loads of the residual as there are registers for are under way before the first is used.
+template <int BN, int kAhead>
+__device__ __forceinline__ void finish_registers(const Finish& f, const float (&sums)[BN / 2], const Ahead<BN>& ahead,
+                                                 int column) {
+  constexpr int kChunks = (BN + 31) / 32;  // of 32 columns
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  const bool odd = t % 2;
+  const int c0 = column + t % 2 * 8 + t / 2 * 4;
+  const bool wide = f.residual.dtype == Dtype::f32;
+  Pack<uint32_t, 4> add[kAhead][2][2];
+  const auto load_residual = [&](int chunk) {
+#pragma unroll
+    for (int p = 0; p < 2; p++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int c = c0 + 32 * chunk + 16 * p;
+        if (32 * chunk + 16 * p >= BN || c >= f.n || !ahead.inside[h]) continue;
+        auto& to = add[chunk % kAhead][p][h];
+        const std::byte* from = f.residual.data + (ahead.residual_at[h] + c) * (wide ? 4 : 2);
+        if (wide)
+          to = *reinterpret_cast<const Pack<uint32_t, 4>*>(from);
+        else
+          *reinterpret_cast<Pack<uint32_t, 2>*>(&to) = *reinterpret_cast<const Pack<uint32_t, 2>*>(from);
+      }
+  };
+  if (f.residual) {
+#pragma unroll
+    for (int chunk = 0; chunk < kAhead; chunk++) load_residual(chunk);
+  }
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; chunk++) {
+    float v[16];
+#pragma unroll
+    for (int e = 0; e < 16; e++) v[e] = 16 * chunk + e < BN / 2 ? sums[16 * chunk + e] : 0.f;
+    if (f.bias) {
+#pragma unroll
+      for (int e = 0; e < 8; e++) {
+        const float b = __shfl_sync(~0u, ahead.bias[chunk], e / 2 * 8 + 2 * t + e % 2);
+        v[e / 2 * 4 + e % 2] += b;
+        v[e / 2 * 4 + e % 2 + 2] += b;
+      }
+    }
+    const auto store = [&](auto type) {
+      using T = decltype(type);
+#pragma unroll
+      for (int p = 0; p < 2; p++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+          if (32 * chunk + 16 * p >= BN) continue;
+          const float* mine = v + 8 * p + 2 * h;  // two columns of a group of eight; four on, of the next
+          Pack<float, 4> quad;
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            const float other = __shfl_xor_sync(~0u, odd ? mine[e] : mine[4 + e], 1);
+            quad.v[e] = odd ? other : mine[e];
+            quad.v[2 + e] = odd ? mine[4 + e] : other;
+          }
+          const auto& raw = add[chunk % kAhead][p][h];
+          if (f.residual) {
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+              quad.v[e] += wide ? __uint_as_float(raw.v[e]) : to_float(reinterpret_cast<const T*>(&raw)[e]);
+          }
+          Pack<T, 4> out;
+#pragma unroll
+          for (int e = 0; e < 4; e++) out.v[e] = from_float<T>(quad.v[e]);
+          const int c = c0 + 32 * chunk + 16 * p;
+          if (c < f.n && ahead.inside[h]) store_pack(reinterpret_cast<T*>(f.y.data) + ahead.y_at[h] + c, out);
+        }
+    };
+    if (f.y.dtype == Dtype::f32)
+      store(float{});
+    else if (f.y.dtype == Dtype::f16)
+      store(f16{});
+    else
+      store(bf16{});
+    if (f.residual && chunk + kAhead < kChunks) load_residual(chunk + kAhead);
+  }
 }
 
 template <class Traits>
@@ -168,13 +274,17 @@ __global__ __launch_bounds__(Traits::kThreads,
       for (int unit = blockIdx.x / cluster; unit < units; unit += stride) {
         int row, column;
         tile(unit, row, column);
-        float sums[BN / 2], bias[Traits::kChunks];
-        load_bias(p.finish, column, bias);
+        const Ahead<BN> ahead(p.finish, row + warp * 16, column);
+        float sums[BN / 2];
         const int stage = multiply(sums, first, last);
-        finish<Traits::kChunks, 0>(p.finish, staging[warp], sums, bias, row + 16 * warp, column, column + BN, [&] {
-          wait(sums);
-          release(stage);
-        });
+        wait(sums);
+        release(stage);
+        // Every activation's code for all columns would run from a cold instruction cache: those take 32 columns at a time.
+        if (p.finish.activation == Activation::none)
+          finish_registers<BN, Traits::kAhead>(p.finish, sums, ahead, column);
+        else
+          finish<Traits::kChunks, 0>(p.finish, staging[warp], sums, ahead.bias, row + 16 * warp, column, column + BN,
+                                     [] {});
       }
     } else {
       const auto part_begin = [&](int i) {

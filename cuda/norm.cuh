@@ -1,8 +1,6 @@
 // What layer_norm and rms_norm share: s = x + residual, then each row scaled by its own statistics and by `weight`.
-// A row is a warp's or a block's, and the order of its sums depends on d alone.
+// A row is a block's, and the order of its sums depends on d alone.
 #pragma once
-
-#include <algorithm>
 
 #include "async_copy.cuh"
 #include "rows.cuh"
@@ -23,18 +21,12 @@ struct NormArgs {
 constexpr int kMaxWarps = 16;
 constexpr int kResidentThreads = 640;  // of a multiprocessor, with the registers that a row takes
 
-// The sum over the warp of each of N numbers, in every lane.
-template <int N>
-__device__ void warp_sum(float (&v)[N]) {
-  for (int step = 16; step > 0; step /= 2)
-    for (float& x : v) x += __shfl_xor_sync(~0u, x, step);
-}
-
 // The sum over the block of each of N numbers, in every thread.
 template <int N>
-__device__ void block_sum(float (&v)[N], float (&partial)[kMaxWarps][2]) {
+__device__ void block_sum(float (&v)[N], float (&partial)[kMaxWarps][N]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  warp_sum(v);
+  for (int step = 16; step > 0; step /= 2)
+    for (float& x : v) x += __shfl_xor_sync(~0u, x, step);
   for (int i = 0; i < N; i++)
     if (lane == 0) partial[warp][i] = v[i];
   __syncthreads();
@@ -44,38 +36,19 @@ __device__ void block_sum(float (&v)[N], float (&partial)[kMaxWarps][2]) {
   for (float& x : v) x = __shfl_sync(~0u, x, 0);
 }
 
-// Sums over a row that is a block's. The next row uses the other half of the shared memory.
-struct BlockSums {
-  float (&partial)[3][kMaxWarps][2];
-  bool odd_row;
-  __device__ void total(float (&v)[1]) const { block_sum(v, partial[2]); }
-  template <int N>
-  __device__ void moments(float (&v)[N]) const {
-    block_sum(v, partial[odd_row]);
-  }
-};
-
-// Sums over a row that is a warp's.
-struct WarpSums {
-  __device__ void total(float (&v)[1]) const { warp_sum(v); }
-  template <int N>
-  __device__ void moments(float (&v)[N]) const {
-    warp_sum(v);
-  }
-};
-
-// What a row is shifted and scaled by.
+// What a row is shifted and scaled by. The next row uses the other half of the shared memory.
 template <bool kCentred>
 struct Statistics {
   float mean = 0, scale;
 
   // each(f) calls f with every number of the row that this thread has.
-  template <class Sums, class Each>
-  __device__ Statistics(const NormArgs& p, const Sums& sums, Each each) {
+  template <class Each>
+  __device__ Statistics(const NormArgs& p, bool odd_row, Each each) {
+    __shared__ float totals[kMaxWarps][1], moments[2][kMaxWarps][kCentred ? 2 : 1];
     if constexpr (kCentred) {
       float total[1] = {};
       each([&](float v) { total[0] += v; });
-      sums.total(total);
+      block_sum(total, totals);
       mean = total[0] * p.share;
     }
     float moment[kCentred ? 2 : 1] = {};
@@ -83,7 +56,7 @@ struct Statistics {
       moment[0] = fmaf(v - mean, v - mean, moment[0]);
       if constexpr (kCentred) moment[1] += v - mean;
     });
-    sums.moments(moment);
+    block_sum(moment, moments[odd_row]);
     float variance = moment[0] * p.share;
     if constexpr (kCentred) {
       // What is left of the mean after the first sum's rounding comes out of the deviations themselves (Chan, Golub &
@@ -101,59 +74,6 @@ struct Statistics {
  private:
   float rest = 0;
 };
-
-// Rows of up to 32 · kLanePacks · 4 columns are a warp's, which waits for nobody.
-constexpr int kLanePacks = 10, kRowWarps = 6, kResidentRows = 18;
-
-template <bool kCentred>
-__global__ void __launch_bounds__(kRowWarps * 32) norm_warps(const __grid_constant__ NormArgs p) {
-  wait_for_inputs();
-  using Packs = Pack<float, 4>[kLanePacks];
-  const int d = p.d, first = threadIdx.x % 32 * 4, step = 32 * 4;
-  int64_t row = blockIdx.x * kRowWarps + threadIdx.x / 32;
-  Raw<4> raw[kLanePacks] = {}, added[kLanePacks] = {};
-  const auto fetch = [&] {
-    load_raw<4>(p.x, p.x.row(row), first, step, d, raw);
-    if (p.residual) load_raw<4>(p.residual, p.residual.row(row), first, step, d, added);
-  };
-  if (row < p.rows) fetch();
-  extern __shared__ __align__(16) std::byte shared[];
-  float* const weight = reinterpret_cast<float*>(shared);
-  float* const bias = weight + d;
-  for (int j = threadIdx.x * 4; j < d; j += blockDim.x * 4) {
-    copy_async16<true>(shared_address(weight + j), p.weight + j, true);
-    if (p.bias) copy_async16<true>(shared_address(bias + j), p.bias + j, true);
-  }
-  copies_commit();
-  copies_wait<0>();
-  __syncthreads();
-  while (row < p.rows) {
-    Packs s;
-    to_floats<4>(raw, p.x.dtype, s);
-    if (p.residual) {
-      Packs r;
-      to_floats<4>(added, p.residual.dtype, r);
-      for (int k = 0; k < kLanePacks; k++)
-        for (int i = 0; i < 4; i++) s[k].v[i] += r[k].v[i];
-    }
-    const Statistics<kCentred> normal(p, WarpSums{}, [&](auto f) {
-      for (int k = 0; k < kLanePacks; k++)
-        if (first + k * step < d)
-          for (float v : s[k].v) f(v);
-    });
-    if (p.sum) store<4>(p.sum, p.sum.row(row), first, step, d, s);
-    for (int k = 0; k < kLanePacks; k++) {
-      const int j = first + k * step;
-      if (j >= d) continue;
-      const auto w = *reinterpret_cast<const Pack<float, 4>*>(weight + j);
-      const auto b = p.bias ? *reinterpret_cast<const Pack<float, 4>*>(bias + j) : Pack<float, 4>{};
-      for (int i = 0; i < 4; i++) s[k].v[i] = normal(s[k].v[i], w.v[i], b.v[i]);
-    }
-    store<4>(p.y, p.y.row(row), first, step, d, s);
-    row += static_cast<int64_t>(gridDim.x) * kRowWarps;
-    if (row < p.rows) fetch();
-  }
-}
 
 // Rows of up to kMaxWarps · 32 · kPacks · 4 columns lie in registers. While one is summed, the block's next one is loaded.
 constexpr int kPacks = 4;
@@ -179,7 +99,6 @@ __global__ void __maxnreg__(96) norm_held(const __grid_constant__ NormArgs p) {
     if (p.bias) copy_async16<true>(shared_address(bias + k * blockDim.x), p.bias + (j < d ? j : 0), j < d);
   }
   copies_commit();
-  __shared__ float partial[3][kMaxWarps][2];
   bool odd = false;
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x, odd = !odd) {
     Packs s;
@@ -191,7 +110,7 @@ __global__ void __maxnreg__(96) norm_held(const __grid_constant__ NormArgs p) {
         for (int i = 0; i < 4; i++) s[k].v[i] += r[k].v[i];
     }
     if (row + gridDim.x < p.rows) fetch(row + gridDim.x);
-    const Statistics<kCentred> normal(p, BlockSums{partial, odd}, [&](auto f) {
+    const Statistics<kCentred> normal(p, odd, [&](auto f) {
       for (int k = 0; k < kPacks; k++)
         if (first + k * step < d)
           for (float v : s[k].v) f(v);
@@ -221,9 +140,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) norm_any(const __grid_constant
       f(j, s[0].v[0] + r[0].v[0]);
     }
   };
-  __shared__ float partial[3][kMaxWarps][2];
-  const Statistics<kCentred> normal(p, BlockSums{partial, false},
-                                    [&](auto f) { each_column([&](int, float v) { f(v); }); });
+  const Statistics<kCentred> normal(p, false, [&](auto f) { each_column([&](int, float v) { f(v); }); });
   each_column([&](int j, float v) {
     if (p.sum) store<1>(p.sum, sum, j, 1, p.d, One{v});
     store<1>(p.y, y, j, 1, p.d, One{normal(v, p.weight[j], p.bias ? p.bias[j] : 0.f)});
@@ -251,11 +168,7 @@ void launch_norm(const TensorArg& x, const TensorArg& weight, const TensorArg& b
   const bool wide = d % 4 == 0 && p.x.packs(4) && p.residual.packs(4) && p.y.packs(4) && p.sum.packs(4) &&
                     aligned(p.weight, 16) && aligned(p.bias, 16);
   const auto whole_warps = [](int64_t threads) { return static_cast<unsigned>(ceil_div(threads, 32) * 32); };
-  if (wide && d <= 32 * kLanePacks * 4) {
-    const int64_t blocks = ceil_div(rows, kRowWarps), resident = on.card.multiprocessors * (kResidentRows / kRowWarps);
-    launch(norm_warps<kCentred>, static_cast<unsigned>(std::min(blocks, resident)), kRowWarps * 32,
-           2 * d * sizeof(float), on, p);
-  } else if (wide && d <= kMaxWarps * 32 * kPacks * 4) {
+  if (wide && d <= kMaxWarps * 32 * kPacks * 4) {
     const unsigned threads = whole_warps(ceil_div(d, kPacks * 4));
     const int64_t resident = on.card.multiprocessors * (kResidentThreads / threads);
     launch(norm_held<kCentred>, static_cast<unsigned>(rows < resident ? rows : resident), threads,
