@@ -175,6 +175,8 @@ export interface LoadSegment {
   rule?: (typeof rules)[number];
   /** Where floats become i8 or u8: the length of a row, and where scales and grids go, in bytes from the start of the buffer. */
   scales?: { columns: number; at: number; gridAt: number };
+  /** Where i8 or u8 go into lines of sixteen rows, as `inLines` says: the length of a row, and the first one's number. */
+  lines?: { columns: number; row: number };
 }
 
 const rules = ['any', 'weights', 'scales', 'grids'] as const;
@@ -271,9 +273,11 @@ export class Device {
       buffers.indexOf(s.buffer),
       s.at,
       rules.indexOf(s.rule ?? 'any'),
-      s.scales?.columns ?? 0,
+      s.lines?.columns ?? s.scales?.columns ?? 0,
       s.scales?.at ?? 0,
       s.scales?.gridAt ?? 0,
+      s.lines ? 1 : 0,
+      s.lines?.row ?? 0,
     ]);
     const handles = buffers.map((buffer) => buffer.handle);
     const identity = BigInt64Array.of(dev, ino, size, mtimeNs);

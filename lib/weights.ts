@@ -171,12 +171,13 @@ export const quantisedAsked = (dtype: WeightDtype): Quantised | null =>
 /** Parts of a weight begin at whole cache lines. */
 const ALIGNMENT = 64;
 
-/** What a weight of this shape is made of in memory, when matrices are kept as `dtype`. */
+/** What a weight of this shape is made of in memory, when matrices are kept as `dtype`, those of few bits in `lines` or as in a file. */
 export function partsOf(
   { kind, sources, fewestBits }: Param,
   shape: readonly number[],
   stored: Map<string, StoredTensor>,
   dtype: WeightDtype,
+  lines: boolean,
 ): PlacedPart[] {
   const first = stored.get(sources[0]!.name)!;
   const asked = quantisedAsked(dtype);
@@ -184,7 +185,7 @@ export function partsOf(
   const quantised = quantisedAs(first.dtype) ?? fewer;
   const kept = kind === 'f32' ? 'f32' : asked || !dtype ? dtypeOf(first) : (dtype as Dtype);
   const parts: Part[] = quantised
-    ? quantisedParts(quantised, shape)
+    ? quantisedParts(quantised, shape, { lines })
     : [{ name: 'weight', dtype: kept, shape: [...shape] }];
   let end = 0;
   return parts.map((part) => {
@@ -201,11 +202,11 @@ interface PlacedPart extends Part {
   bytes: number;
 }
 
+const endOf = (parts: PlacedPart[]): number => parts.at(-1)!.at + parts.at(-1)!.bytes;
+
 /** Bytes that a weight takes in memory. */
-export function weightBytes(param: Param, stored: Map<string, StoredTensor>, dtype: WeightDtype): number {
-  const { at, bytes } = partsOf(param, param.shape, stored, dtype).at(-1)!;
-  return at + bytes;
-}
+export const weightBytes = (param: Param, stored: Map<string, StoredTensor>, dtype: WeightDtype): number =>
+  endOf(partsOf(param, param.shape, stored, dtype, true));
 
 export interface LoadWeightsOptions {
   dtype: WeightDtype;
@@ -246,7 +247,7 @@ export async function loadWeights<T extends object>(
   const files = new Map<StoredTensor['file'], LoadSegment[]>();
   try {
     for (const param of params) {
-      const { buffer, views, segments } = await place(device, param, stored, dtype);
+      const { buffer, views, segments } = await place(device, param, stored, dtype, !device.cuda);
       buffers.push(buffer);
       tensors.set(param, views);
       for (const [file, list] of segments) files.set(file, [...(files.get(file) ?? []), ...list]);
@@ -274,9 +275,10 @@ export async function place(
   param: Param,
   stored: Map<string, StoredTensor>,
   dtype: WeightDtype,
+  lines: boolean,
 ): Promise<{ buffer: DeviceBuffer; views: Parts; segments: Map<StoredTensor['file'], LoadSegment[]> }> {
-  const parts = partsOf(param, param.shape, stored, dtype);
-  const buffer = await device.alloc(weightBytes(param, stored, dtype), param.name);
+  const parts = partsOf(param, param.shape, stored, dtype, lines);
+  const buffer = await device.alloc(endOf(parts), param.name);
   const views = Object.fromEntries(
     parts.map(({ name, dtype, shape, at }) => [
       name,
@@ -286,13 +288,15 @@ export async function place(
   const segments = new Map<StoredTensor['file'], LoadSegment[]>();
   for (const [i, { name, shape, transform }] of param.sources.entries()) {
     // Sources are alike and follow one another, so each part of the weight is theirs in a row.
-    const own = partsOf(param, shape, stored, dtype);
-    const at = own.map(({ bytes }, part) => parts[part]!.at + i * bytes);
+    const own = partsOf(param, shape, stored, dtype, false);
+    const spread = lines && own.length > 1 && shape.length === 2;
+    const at = own.map(({ bytes }, part) => parts[part]!.at + (spread && part === 0 ? 0 : i * bytes));
     const read = (part: PlacedPart, more: Partial<LoadSegment>) => {
       const { name: found, file, offset, dtype: from } = stored.get(name + SUFFIXES[part.name])!;
       const place = { buffer, at: at[own.indexOf(part)]! };
       const as = { from: dtypeOf({ dtype: from }), to: part.dtype, transform };
-      const segment = { name: found, offset, elements: numel(part.shape), ...as, ...place, ...more };
+      const rows = spread && part === own[0] ? { lines: { columns: shape.at(-1)!, row: i * shape[0]! } } : {};
+      const segment = { name: found, offset, elements: numel(part.shape), ...as, ...place, ...rows, ...more };
       segments.set(file, [...(segments.get(file) ?? []), segment]);
     };
     if (quantisedAs(stored.get(name)!.dtype)) for (const part of own) read(part, { rule: ruleOf(part) });

@@ -63,14 +63,13 @@ struct QuantisedRows {
   struct {
     int64_t at, row_bytes;
   } parts[3];
-  int64_t count;
+  int64_t first, count;
 
-  QuantisedRows(const Segment& s, int64_t first, int64_t count) : count(count) {
+  QuantisedRows(const Segment& s, int64_t first, int64_t count) : first(first), count(count) {
     const int64_t blocks = quant_blocks(s.columns);
-    const bool int8 = s.to == Dtype::i8;
-    parts[0] = {s.at, int8 ? s.columns : blocks * (kQuantBlock / 2)};
+    parts[0] = {s.at, s.row_bytes()};
     parts[1] = {s.scale_at, blocks * static_cast<int64_t>(sizeof(float))};
-    parts[2] = {s.grid_at, int8 ? 0 : blocks * kBlockGrids};
+    parts[2] = {s.grid_at, s.to == Dtype::i8 ? 0 : blocks * kBlockGrids};
     for (auto& part : parts) part.at += first * part.row_bytes;
   }
   static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -82,12 +81,21 @@ struct QuantisedRows {
   }
 };
 
-// to: the places of weights, scales and grids.
+// Spreads row `row` of a matrix over the lines of its stripe; what fills up the last of them stays 0.
+void spread(const Segment& s, const std::byte* from, int64_t row, std::byte* matrix) {
+  std::byte* to = matrix + row / kLineRows * s.stripe_bytes() + row % kLineRows * 4;
+  const int64_t bytes = s.row_bytes();
+  int64_t j = 0;
+  for (; j + 4 <= bytes; j += 4, to += kLineBytes) std::memcpy(to, from + j, 4);
+  if (j < bytes) std::memcpy(to, from + j, static_cast<size_t>(bytes - j));
+}
+
+// to: the places of weights, scales and grids; with a matrix of lines, of one row of weights on its way there.
 void quantize(const Segment& s, const std::byte* from, const QuantisedRows& rows, std::byte* const (&to)[3],
-              float* floats) {
+              std::byte* lines, float* floats) {
   const int64_t k = s.columns;
   for (int64_t i = 0; i < rows.count; i++, from += k * dtype_bytes(s.from)) {
-    std::byte* const weight = to[0] + i * rows.parts[0].row_bytes;
+    std::byte* const weight = to[0] + (lines ? 0 : i * rows.parts[0].row_bytes);
     auto* const scale = reinterpret_cast<float*>(to[1] + i * rows.parts[1].row_bytes);
     auto* const grid = reinterpret_cast<int8_t*>(to[2] + i * rows.parts[2].row_bytes);
     const bool finite =
@@ -95,6 +103,7 @@ void quantize(const Segment& s, const std::byte* from, const QuantisedRows& rows
                           : quantizer().int4(from, s.from, k, floats, reinterpret_cast<uint8_t*>(weight), scale, grid);
     if (!finite)
       throw Error("ERR_QUANT_VALUES", "holds a number that is not finite, for which 8 or 4 bits have no place");
+    if (lines) spread(s, weight, s.row + rows.first + i, lines);
   }
 }
 
@@ -118,7 +127,7 @@ std::vector<Piece> cut(const std::vector<Segment>& segments) {
   std::vector<Piece> pieces;
   for (size_t i = 0; i < segments.size(); i++) {
     const Segment& s = segments[i];
-    const int64_t unit = s.quantizes() ? s.columns : 1;
+    const int64_t unit = s.quantizes() ? s.columns : s.lines ? s.row_bytes() : 1;
     const int64_t most = std::max<int64_t>(1, kPiece / (dtype_bytes(s.from) * unit)) * unit;
     for (int64_t first = 0; first < s.count; first += most)
       pieces.push_back({static_cast<int>(i), first, std::min(most, s.count - first)});
@@ -241,11 +250,13 @@ class Loader {
     const Segment& s = segments_[static_cast<size_t>(piece.segment)];
     const int64_t in = dtype_bytes(s.from), out = dtype_bytes(s.to), n = piece.count;
     const bool as_stored = s.from == s.to && s.transform == Transform::none;
+    const bool in_place = as_stored && !s.lines;
     std::byte* const memory = static_cast<std::byte*>(s.buffer->memory);
     std::byte* const host = backend_.host_address(memory);
     const int64_t place = s.at + piece.first * out;
-    if (!(as_stored && host)) fit(scratch.staged, n * in);
-    std::byte* const to = as_stored && host ? host + place : scratch.staged.data();
+    if (!host && s.lines) throw Error("ERR_INTERNAL", "lines of sixteen rows are for the CPU");
+    if (!(in_place && host)) fit(scratch.staged, n * in);
+    std::byte* const to = in_place && host ? host + place : scratch.staged.data();
     if (file_.read(to, static_cast<size_t>(n * in), s.offset + piece.first * in) != static_cast<size_t>(n * in))
       throw Error("ERR_ST_CHANGED", text(path_, ": the file ended while it was being read"));
     Parcel parcel;
@@ -253,11 +264,14 @@ class Loader {
       if (as_stored) {
         check_values(to, n, s.rule);
         if (!host) parcel.parts = {{memory + place, to, n * out}};
+        const int64_t bytes = s.row_bytes();
+        for (int64_t i = 0; s.lines && i < n; i += bytes)
+          spread(s, to + i, s.row + (piece.first + i) / bytes, host + s.at);
       } else if (s.quantizes()) {
         const QuantisedRows rows(s, piece.first / s.columns, n / s.columns);
         std::byte* made[3];
         int64_t end = 0;
-        if (!host) fit(scratch.made, rows.bytes());
+        fit(scratch.made, s.lines ? s.row_bytes() : host ? 0 : rows.bytes());
         for (int i = 0; i < 3; i++) {
           const auto [at, row_bytes] = rows.parts[i];
           const int64_t bytes = rows.count * row_bytes;
@@ -265,8 +279,9 @@ class Loader {
           if (!host && bytes > 0) parcel.parts.push_back({memory + at, made[i], bytes});
           end += QuantisedRows::aligned(bytes);
         }
+        if (s.lines) made[0] = scratch.made.data();
         scratch.floats.resize(static_cast<size_t>(s.columns));
-        quantize(s, to, rows, made, scratch.floats.data());
+        quantize(s, to, rows, made, s.lines ? host + s.at : nullptr, scratch.floats.data());
       } else {
         if (!host) fit(scratch.made, n * out);
         std::byte* const made = host ? host + place : scratch.made.data();

@@ -36,8 +36,15 @@ struct Segment {
   Rule rule = Rule::any;
   // Of a matrix that gets scales: the length of its rows, and where the scales and grids go in the buffer.
   int64_t columns = 0, scale_at = 0, grid_at = 0;
+  // A matrix of i8 or u8 that goes into lines of sixteen rows (see step.h), of which the segment's first is `row`; `at` is
+  // the whole matrix's place, and `columns` the length of its rows here too.
+  bool lines = false;
+  int64_t row = 0;
 
   bool quantizes() const { return from != to && (to == Dtype::i8 || to == Dtype::u8); }
+  // Bytes of a row of the matrix as a file has it, and as it is spread over lines.
+  int64_t row_bytes() const { return to == Dtype::i8 ? columns : quant_blocks(columns) * (kQuantBlock / 2); }
+  int64_t stripe_bytes() const { return quant_lines(to == Dtype::u8, columns) * kLineBytes; }
 };
 
 // Reads and converts on up to `threads` threads; counts the bytes in the token's progress. Throws Error: ERR_ST_OPEN,

@@ -24,6 +24,11 @@ constexpr int64_t dtype_bytes(Dtype t) {
 constexpr int64_t kQuantBlock = 128, kQuantGroup = 32;
 constexpr int64_t quant_blocks(int64_t k) { return (k + kQuantBlock - 1) / kQuantBlock; }
 
+// As a CPU keeps them, sixteen rows stand side by side in lines of 64 bytes, with four bytes of each: so many lines for
+// rows of k.
+constexpr int64_t kLineRows = 16, kLineBytes = 64;
+constexpr int64_t quant_lines(bool int4, int64_t k) { return int4 ? quant_blocks(k) * (kQuantBlock / 8) : (k + 3) / 4; }
+
 // The values of every `activation` attribute, in the order ops.def spells them.
 enum class Activation : int32_t { none, silu, gelu, gelu_pytorch_tanh, quick_gelu };
 // The values of every `scan` attribute (VL-Mamba §3.2, Fig. 3): bsm has two directions, csm four.

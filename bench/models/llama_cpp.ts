@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -27,18 +27,18 @@ const median = (list: number[]) => list.sort((a, b) => a - b)[list.length >> 1]!
 
 /**
  * Times llama.cpp, through node-llama-cpp's prebuilt binary, on a random Mamba of the same shape: milliseconds of a token
- * and of reading `length` tokens. `folder` is where node-llama-cpp was installed (`npm install node-llama-cpp` there).
+ * and of reading `length` tokens. `folder` is where node-llama-cpp was installed (`npm install node-llama-cpp` there), `path` where
+ * that model is, or is written.
  */
 export async function timeLlamaCpp(
   folder: string,
   shape: Parameters<typeof writeMambaGguf>[1],
   type: GgufType,
-  { threads, length, scratch }: { threads: number; length: number; scratch: string },
+  { threads, length, path }: { threads: number; length: number; path: string },
 ): Promise<{ token: number; read: number }> {
   const entry = createRequire(join(resolve(folder), 'package.json')).resolve('node-llama-cpp');
   const { getLlama } = (await import(pathToFileURL(entry).href)) as { getLlama(options: object): Promise<Llama> };
-  const path = join(scratch, 'peer.gguf');
-  writeMambaGguf(path, shape, type);
+  if (!existsSync(path)) writeMambaGguf(path, shape, type);
   const llama = await getLlama({ gpu: false, build: 'never', logLevel: 'error', maxThreads: threads });
   try {
     const model = await llama.loadModel({ modelPath: path, gpuLayers: 0 });
@@ -65,6 +65,5 @@ export async function timeLlamaCpp(
     return { token: median(token.slice(4)), read: median(read) };
   } finally {
     await llama.dispose();
-    rmSync(path, { force: true });
   }
 }

@@ -1,10 +1,10 @@
 /**
- * npx tsx bench/models/table.ts [--device cpu|cuda] [--dtype auto,int8,int4] [--llama FOLDER] [SIZES…]
+ * npx tsx bench/models/table.ts [--device cpu|cuda] [--dtype auto,int8,int4] [--llama FOLDER] [--keep FOLDER] [SIZES…]
  *
  * Whole models with random weights at public sizes (npm run random-checkpoint), by the device's own clock: a step of writing
  * for 1, 8 and 64 texts, reading a prompt, encoding a picture, the first token after a picture and a question, loading. The
  * limits beside them are measured just before. With --llama, llama.cpp runs the same sizes on the same CPU: FOLDER is one in
- * which `npm install node-llama-cpp` was run.
+ * which `npm install node-llama-cpp` was run. With --keep, checkpoints stay in that folder and are taken from there.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -24,11 +24,12 @@ const { values, positionals } = parseArgs({
     device: { type: 'string', default: 'cuda' },
     dtype: { type: 'string', default: 'auto' },
     llama: { type: 'string' },
+    keep: { type: 'string' },
   },
 });
 const sizes = positionals.length > 0 ? positionals : ['130m', '1.4b', 'siglip', 'clip', 'vl-2.8b'];
 /** In memory where there is room: what is measured is not a disk. */
-const scratch = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vl-mamba-bench-'));
+const scratch = values.keep ?? mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vl-mamba-bench-'));
 
 const median = (list: number[]) => list.sort((a, b) => a - b)[list.length >> 1]!;
 const line = (name: string, ms: number, more = '') =>
@@ -97,9 +98,16 @@ const PEERS = { auto: 'bf16', int8: 'q8_0', int4: 'q4_0' } as const;
 type LoadedDtype = keyof typeof PEERS;
 
 /** llama.cpp's times beside ours. */
-async function beside(folder: string, { config, device: { threads } }: Model, dtype: LoadedDtype): Promise<void> {
+async function beside(
+  folder: string,
+  size: string,
+  { config, device: { threads } }: Model,
+  dtype: LoadedDtype,
+): Promise<void> {
   const type = PEERS[dtype];
-  const { token, read } = await timeLlamaCpp(folder, config.text, type, { threads, length: 512, scratch });
+  const path = join(scratch, `${size}-${type}.gguf`);
+  const { token, read } = await timeLlamaCpp(folder, config.text, type, { threads, length: 512, path });
+  if (!values.keep) rmSync(path);
   line(`  llama.cpp ${type}: decode, batch 1`, token, `${(1000 / token).toFixed(0)} tokens a second`);
   line(`  llama.cpp ${type}: read 512 positions`, read, `${(512_000 / read).toFixed(0)} tokens a second`);
 }
@@ -132,7 +140,8 @@ console.log(`# ${machine(probe)}\n\n${''.padEnd(44)}${'ms'.padStart(10)}`);
 await probe.dispose();
 for (const size of sizes) {
   const dir = join(scratch, size);
-  execFileSync(process.execPath, ['--import', 'tsx', 'bench/models/random_checkpoint.ts', size, dir]);
+  if (!existsSync(dir))
+    execFileSync(process.execPath, ['--import', 'tsx', 'bench/models/random_checkpoint.ts', size, dir]);
   for (const dtype of values.dtype.split(',') as LoadedDtype[]) {
     const limits = await limitsOf(values.device);
     const multiply = dtype === 'auto' ? limits.multiply : limits.int8;
@@ -143,10 +152,10 @@ for (const size of sizes) {
     line(`${size} ${dtype}`, performance.now() - start, `to load ${mib} MiB; the machine's limits: ${can}`);
     if (model.config.vision) line('  a picture', median((await model.profile('picture', { rounds: 20 })).ms));
     if (!['siglip', 'clip'].includes(size)) await language(model, limits, multiply);
-    if (values.llama && !model.config.vision) await beside(values.llama, model, dtype);
+    if (values.llama && !model.config.vision) await beside(values.llama, size, model, dtype);
     if (size.startsWith('vl-')) await conversation(model);
     await model.dispose();
   }
-  rmSync(dir, { recursive: true });
+  if (!values.keep) rmSync(dir, { recursive: true });
 }
-rmSync(scratch, { recursive: true });
+if (!values.keep) rmSync(scratch, { recursive: true });

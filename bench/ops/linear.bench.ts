@@ -1,12 +1,13 @@
 import type { Device } from '../../lib/device.ts';
 import { linear } from '../../lib/ops/index.ts';
-import { QUANT_BLOCK, QUANT_GROUP, quantBlocks } from '../../lib/ops/quantised.ts';
+import { inLines, QUANT_BLOCK, QUANT_GROUP, quantBlocks } from '../../lib/ops/quantised.ts';
+import { numel } from '../../lib/tensor.ts';
 import { type Case, fill, half, type Row, time } from '../kit.ts';
 import { peak } from '../peak.ts';
 
 type Kind = 'f32' | 'bf16' | 'int8' | 'int4';
 
-/** Random weights of [n, k] as linear takes them. */
+/** Random weights of [n, k] as they lie in memory. */
 function weights(kind: Kind, n: number, k: number): Case['args'] {
   const values = kind === 'f32' || kind === 'bf16' ? fill(n * k) : fill(0);
   if (kind === 'f32') return { weight: { shape: [n, k], data: values } };
@@ -14,14 +15,16 @@ function weights(kind: Kind, n: number, k: number): Case['args'] {
   const blocks = quantBlocks(k);
   const scale = { shape: [n, blocks], data: fill(n * blocks, 3) };
   if (kind === 'int8') {
-    const data = Int8Array.from({ length: n * k }, (_, i) => (i * 2654435761) >>> 24);
-    return { weight: { dtype: 'i8', shape: [n, k], data }, scale };
+    const shape = inLines(false, n, k);
+    const data = Int8Array.from({ length: numel(shape) }, (_, i) => (i * 2654435761) >>> 24);
+    return { weight: { dtype: 'i8', shape, data }, scale };
   }
-  const data = Uint8Array.from({ length: (n * blocks * QUANT_BLOCK) / 2 }, (_, i) => (i * 2654435761) >>> 24);
+  const shape = inLines(true, n, k);
+  const data = Uint8Array.from({ length: numel(shape) }, (_, i) => (i * 2654435761) >>> 24);
   const groups = (blocks * QUANT_BLOCK) / QUANT_GROUP;
   const grid = Int8Array.from({ length: n * groups * 2 }, (_, i) => (i % 2 ? -60 : 8));
   return {
-    weight: { dtype: 'u8', shape: [n, (blocks * QUANT_BLOCK) / 2], data },
+    weight: { dtype: 'u8', shape, data },
     scale,
     grid: { dtype: 'i8', shape: [n, groups, 2], data: grid },
   };

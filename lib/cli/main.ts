@@ -8,14 +8,14 @@ import { report, status } from './report.ts';
 
 const MODEL = 'checkpoint folder, org/name or demo';
 
-/** 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
+/** 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. */
 export async function main(argv: readonly string[]): Promise<number> {
   const interrupt = onInterrupt();
   try {
     await build(interrupt.signal).parseAsync(argv);
-    return interrupt.signal.aborted ? 130 : 0;
+    return interrupt.status();
   } catch (error) {
-    if (interrupt.signal.aborted) return 130;
+    if (interrupt.signal.aborted) return interrupt.status();
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     report(error);
     return status(error);
@@ -47,7 +47,7 @@ Examples:
   curl -s https://example.com/cat.png | vl-mamba run org/name -i -
 
 <model> is a checkpoint folder, org/name on the Hugging Face hub, or demo.
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.`,
     );
 
   loading(

@@ -100,11 +100,11 @@ function written(
   token: CancelToken,
 ): Streamed[] {
   const tensor = stored.get(param.name)!;
-  const parts = partsOf(param, param.shape, stored, dtype);
+  const parts = partsOf(param, param.shape, stored, dtype, false);
   if (parts.length === 1) return [{ ...tensor, data: (signal) => readTensor(tensor.file, tensor, signal) }];
   let made: Promise<DeviceBuffer> | undefined;
   const make = async () => {
-    const { buffer, segments } = await place(device, param, stored, dtype);
+    const { buffer, segments } = await place(device, param, stored, dtype, false);
     const { path, identity } = tensor.file;
     await device.load(path, identity, segments.get(tensor.file)!, token);
     return buffer;

@@ -70,7 +70,7 @@ export function mamba(
   state: readonly MambaState[],
   config: TextConfig,
 ): Tensor {
-  const h = embedding(g, { ids, rows, ...w.embeddings }).y;
+  const h = embedding(g, { ids, rows, ...w.embeddings }, { width: config.hiddenSize }).y;
   return w.layers.reduce((h, { norm, mixer }, i) => {
     const x = rmsNorm(g, { x: h, ...norm }, { eps: config.layerNormEps }).y;
     return mambaBlock(g, mixer, x, h, state[i]!, slots, config);

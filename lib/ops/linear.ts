@@ -2,12 +2,12 @@ import type { Graph } from '../program.ts';
 import { type Dtype, describe, type Tensor } from '../tensor.ts';
 import type { Activation } from './activation.ts';
 import { expect, expectDtype, expectRank, expectShape } from './check.ts';
-import { expectQuantised, QUANT_BLOCK, quantBlocks } from './quantised.ts';
+import { areLines, expectQuantised, inLines, rowBytes } from './quantised.ts';
 
 export interface LinearInputs {
   /** [rows…, k] f32 */
   x: Tensor;
-  /** [n, k] f32 | f16 | bf16 | i8, or [n, ⌈k/128⌉·64] u8: two int4 a byte */
+  /** [n, k] f32 | f16 | bf16 | i8, or [n, ⌈k/128⌉·64] u8: two int4 a byte; i8 and u8 also in lines, see `inLines` */
   weight: Tensor;
   /** [n] f32 */
   bias?: Tensor | undefined;
@@ -42,10 +42,17 @@ export function linear(
   for (const [name, tensor] of Object.entries({ x, residual, y })) expectDtype(op, name, tensor, ...g.floats);
   for (const [name, tensor] of Object.entries({ bias })) expectDtype(op, name, tensor, 'f32');
   expectDtype(op, 'weight', weight, 'f32', 'f16', 'bf16', 'i8', 'u8');
-  const [n, width] = expectRank(op, 'weight', weight, 'n,k') as [number, number];
-  const k = weight.dtype === 'u8' ? (x.shape.at(-1) ?? 0) : width;
+  const int4 = weight.dtype === 'u8';
+  const lines = areLines(weight);
+  const across = x.shape.at(-1) ?? 0;
+  const [n, width] = (lines ? [scale?.shape[0] ?? 0, across] : expectRank(op, 'weight', weight, 'n,k')) as [
+    number,
+    number,
+  ];
+  const k = int4 ? across : width;
   expect(op, x.shape.at(-1) === k, `x must be [rows…,k] with k = ${k}, got ${describe(x)}`);
-  if (weight.dtype === 'u8') expectShape(op, 'weight', weight, 'n,⌈k/128⌉·64', [n, (quantBlocks(k) * QUANT_BLOCK) / 2]);
+  if (lines) expectShape(op, 'weight', weight, '⌈n/16⌉,lines of k,64', inLines(int4, n, k));
+  else if (int4) expectShape(op, 'weight', weight, 'n,⌈k/128⌉·64', [n, rowBytes(int4, k)]);
   expectQuantised(op, { weight, scale, grid }, n, k);
   const shape = [...x.shape.slice(0, -1), n];
   expectShape(op, 'bias', bias, 'n', [n]);

@@ -6,6 +6,7 @@
 // maximum (Milakov & Gimelshein 2018, alg. 3), so the memory does not grow with m. With products in bf16, on processors
 // that have them, a number is a pair of neighbours along the sum, q, k, v and the softmax's numerators rounded to bf16.
 #define SIMD_FILE "ops/attention.cc"
+#include <array>
 #include <cstring>
 #include <limits>
 
@@ -68,15 +69,17 @@ struct Pairs {
   static V all(N x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static V column(const N* p) { return _mm512_loadu_si512(p); }
   static F add(V x, V column, F sums) { return DotPairs::add(x, column, sums); }
-  static V rounded(F x) {
-    const __m256bh half = _mm512_cvtneps_pbh(x.v);
-    __m256i bits;
-    std::memcpy(&bits, &half, sizeof bits);
-    return _mm512_cvtepu16_epi32(bits);
-  }
   // Lane by lane, `first` being the earlier of the two.
   static void join(F first, F second, N* out) {
-    _mm512_storeu_si512(out, _mm512_or_si512(rounded(first), _mm512_slli_epi32(rounded(second), 16)));
+    static constexpr auto kOrder = [] {
+      std::array<uint16_t, 32> order{};
+      for (uint16_t i = 0; i < 16; i++) order[2 * i] = i, order[2 * i + 1] = 16 + i;
+      return order;
+    }();
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(second.v, first.v);
+    V bits;
+    std::memcpy(&bits, &rounded, sizeof bits);
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(_mm512_loadu_si512(kOrder.data()), bits));
   }
 };
 #endif

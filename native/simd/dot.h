@@ -17,6 +17,7 @@ constexpr int kTileColumns = 4;
 constexpr int kBandRows = 192, kBandColumns = 64;  // a piece of work, which a core keeps in its L2 cache
 constexpr int kStreamColumns = 512;                // of a piece where there are few rows
 constexpr int64_t kPackRows = 1024;                // rows of x that are packed at a time
+constexpr int64_t kFewRows = 16;                   // so few that the weights set the pace
 constexpr int64_t kOwnRows = 4;  // so few that each thread packs them for itself: that is shorter than a barrier
 
 // Elements of a packed row: whole registers of every kind.
@@ -74,7 +75,7 @@ void each_piece(Worker& w, int64_t m, int64_t n, int64_t tile_rows, int64_t tile
   const int64_t bands = ceil_div(m, kBandRows), height = ceil_div(ceil_div(m, bands), tile_rows) * tile_rows;
   // Narrower where there are few pieces, so that the threads end together. A few rows' weights come from memory, in the
   // longest streams that leave the threads enough pieces.
-  const int64_t most = m <= kOwnRows ? kStreamColumns : kBandColumns;
+  const int64_t most = m <= kFewRows ? kStreamColumns : kBandColumns;
   int64_t columns = ceil_div(n * bands / (8 * w.nth), tile_columns) * tile_columns;
   columns = columns < tile_columns ? tile_columns : columns > most ? most : columns;
   w.runs(ceil_div(n, columns) * bands, [&](int64_t piece) {

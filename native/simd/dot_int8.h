@@ -3,8 +3,9 @@
 // block to the last, so a row gives the same bits in any tile, in a batch and on any thread. Included once for each pass
 // of foreach.h, after dot.h and ops/block.h.
 //
-// Each lane of a register is a column. Weights lie row by row, so a block of some columns is first turned into quads, four
-// neighbours of each column side by side; int4 becomes int8 on the way. All rows of x then meet those quads in L1.
+// Each lane of a register is a column: a line of 64 bytes has quads, four neighbours in int8 or eight in int4 of each of 16
+// columns. Loaded weights lie so in memory (see quantize.h); those that lie row by row are turned to lines here, block by
+// block. Few rows of x meet the lines as they are, many meet them in L1, where int4 has become int8.
 #include <limits>
 #include <type_traits>
 
@@ -14,15 +15,18 @@ namespace vlm {
 
 // int8: weight i8 [n,k]. int4: weight u8 [n, blocks · 64], byte j of a block holds elements j (low bits) and j + 64; q is
 // step · q + offset where grid i8 [n, blocks · 4, 2] has step and offset of every kQuantGroup elements.
-// scale f32 [n, blocks].
+// scale f32 [n, blocks]. In lines: weight [⌈n/16⌉, quant_lines, 64].
 struct Quantised {
   const uint8_t *weight, *grid;  // grid is null for int8
   const float* scale;
-  int64_t weight_row, grid_row, scale_row;  // from a row to the next
+  int64_t weight_row, grid_row, scale_row;  // from a row, or a stripe of lines, to the next
+  bool lines;
 };
 
 constexpr int64_t kQuads = kQuantBlock / 4, kGroups = kQuantBlock / kQuantGroup;
 constexpr int64_t kPackedBlock = kQuantBlock / 2;  // bytes in int4
+constexpr int64_t kGroupQuads = kQuads / kGroups;
+constexpr int64_t kAhead = 16384;  // bytes between the line that is used and the one that memory is asked for
 
 // What a row of x takes packed, with `element` bytes for each number.
 constexpr int64_t quant_row(int64_t k, int64_t element) {
@@ -241,7 +245,7 @@ SIMD_INLINE I signed_right(I a){SIMD_EACH(static_cast<uint32_t>(static_cast<int3
 struct DotInt8 {
   using X = int8_t;
   using Quad = I;
-  static constexpr int kRows = 6, kColumns = 4, kBias = 128;
+  static constexpr int kRows = 6, kColumns = 4, kFew = 8, kBias = 128;
   static Quad quad(I w) { return w; }
   static I x(const X* p) {
     int32_t four;
@@ -257,7 +261,7 @@ struct DotInt8 {
   struct Quad {
     I even, odd;
   };
-  static constexpr int kRows = I::N == 16 ? 6 : 4, kColumns = 2, kBias = 0;
+  static constexpr int kRows = I::N == 16 ? 6 : 4, kColumns = 2, kFew = 4, kBias = 0;
   static Quad quad(I w) { return {even16(w), odd16(w)}; }
   static Quad x(const X* p) {
     int32_t pair[2];
@@ -270,7 +274,7 @@ struct DotInt8 {
 struct DotInt8 {
   using X = int8_t;
   using Quad = int8x16_t;
-  static constexpr int kRows = 6, kColumns = 2, kBias = 0;
+  static constexpr int kRows = 6, kColumns = 2, kFew = 4, kBias = 0;
   static Quad quad(I w) { return vreinterpretq_s8_s32(w.v); }
   static Quad x(const X* p) {
     int32_t four;
@@ -290,7 +294,7 @@ struct DotInt8 {
 struct DotInt8 {
   using X = int8_t;
   using Quad = I;
-  static constexpr int kRows = 2, kColumns = 1, kBias = 0;
+  static constexpr int kRows = 2, kColumns = 1, kFew = 2, kBias = 0;
   static Quad quad(I w) { return w; }
   static const X* x(const X* p) { return p; }
   static I add(I sums, Quad w, const X* x) {
@@ -407,6 +411,12 @@ struct Chunk {
                      if (j + i < dwords) store_i(static_cast<uint32_t*>(to) + (j + i) * kBandColumns + c, column);
                    });
     };
+    for (int64_t c = 0; c < count; c++) {
+      const int64_t next = first + c + kLineRows;
+      prefetch(q.scale + next * q.scale_row + block);
+      if (q.grid)
+        prefetch(q.grid + next * q.grid_row + 8 * block), prefetch(q.grid + next * q.grid_row + 8 * block + 64);
+    }
     for (int64_t c = 0; c < count; c += I::N) {
       turn(q.scale + block, 4 * q.scale_row, c, 4 * blocks, kChunk, scale);
       if (q.grid) turn(q.grid + 8 * block, q.grid_row, c, 8 * blocks, 2 * kChunk, grid);
@@ -424,34 +434,52 @@ SIMD_INLINE I offset_of(I two, int64_t group) {
   return bytes | left<16>(bytes);
 }
 
-// Block b of I::N columns from `first` on as quads: use(constant j, quad j), in int4 with bits for whole numbers. Elements
-// from k on are anything, as x is 0 there. What lies `ahead` bytes from here is needed soon.
-template <bool Int4, class Use>
-SIMD_INLINE void each_quad(const Quantised& q, int64_t n, int64_t k, int64_t first, int64_t b, int64_t ahead, Use use) {
-  constexpr int kBytes = Int4 ? kPackedBlock : kQuantBlock;
-  const uint8_t* rows = q.weight + first * q.weight_row + b * kBytes;
+// The lines of block b of 16 columns from `first` on: where they are, or `room` with the rows of the weight turned to lines.
+// There are `count` of them; elements from k on are anything, as x is 0 there.
+template <bool Int4>
+SIMD_INLINE const uint8_t* block_lines(const Quantised& q, int64_t n, int64_t k, int64_t first, int64_t b,
+                                       int64_t count, uint8_t (*room)[kLineBytes]) {
+  constexpr int kLines = Int4 ? kQuads / 2 : kQuads;
+  if (q.lines) return q.weight + first / kLineRows * q.weight_row + b * kLines * kLineBytes;
+  constexpr int kBytes = 4 * kLines;
   const int64_t bytes = Int4 ? kBytes : k - b * kBytes;
-  for (int64_t i = 0; i < I::N; i++)
-    for (int64_t j = 0; j < kBytes; j += 64) prefetch(rows + i * q.weight_row + ahead + j);
-  each_of<kBytes / 4 / I::N>([&](auto square) SIMD_LAMBDA {
-    constexpr int kFirst = square * I::N;
-    columns_of(rows + 4 * kFirst, q.weight_row, n - first, bytes - 4 * kFirst, [&](auto i, I quad) SIMD_LAMBDA {
-      constexpr std::integral_constant<int, kFirst + i> j;
-      if constexpr (Int4) {
-        const I low = set_i(0x0f0f0f0f);
-        use(j, quad & low);
-        use(std::integral_constant<int, j + kQuads / 2>(), right<4>(quad) & low);
-      } else {
-        use(j, quad);
+  for (int64_t c = 0; c < kLineRows; c += I::N) {
+    const uint8_t* rows = q.weight + (first + c) * q.weight_row + b * kBytes;
+    for (int64_t i = 0; i < I::N; i++)
+      for (int64_t j = 0; j < kBytes; j += 64) prefetch(rows + (i + kLineRows) * q.weight_row + j);
+    for (int64_t j = 0; j < count; j += I::N)
+      columns_of(rows + 4 * j, q.weight_row, n - first - c, bytes - 4 * j,
+                 [&](auto i, I quad) SIMD_LAMBDA { store_i(room[j + i] + 4 * c, quad); });
+  }
+  return room[0];
+}
+
+// quads[…][c …] = the numbers of a register of columns from `count` lines, as tile_block() takes them.
+template <bool Int4>
+SIMD_INLINE void expand(const uint8_t* line, int64_t count, const uint32_t (*grid)[kBandColumns], int64_t c,
+                        uint8_t (*quads)[4 * kBandColumns]) {
+  const auto keep = [&](int64_t j, I quad) SIMD_LAMBDA { store_i(quads[j] + 4 * c, quad ^ set_i(kSigns)); };
+  if constexpr (Int4) {
+    const I mask = set_i(0x0f0f0f0f);
+    for (int64_t g = 0; g < kGroups / 2; g++) {
+      const I two = load_i(grid[0] + c), others = load_i(grid[1] + c);
+      const I step = step_of(two, g), offset = offset_of(two, g);
+      const I other_step = step_of(others, g), other_offset = offset_of(others, g);
+      for (int64_t j = g * kGroupQuads; j < (g + 1) * kGroupQuads; j++) {
+        const I both = load_i(line + j * kLineBytes);
+        keep(j, add8(mul16(both & mask, step), offset));
+        keep(j + kQuads / 2, add8(mul16(right<4>(both) & mask, other_step), other_offset));
       }
-    });
-  });
+    }
+  } else {
+    for (int64_t j = 0; j < count; j++) keep(j, load_i(line + j * kLineBytes));
+  }
 }
 
 // out[r · stride + c] += xscale[r] scales[c] Σ_j x[r,j] w[c,j] over a block of R packed rows and C registers of columns.
 template <int R, int C>
 void tile_block(const DotInt8::X* x, const float* xscale, const int32_t* start, const uint8_t* quads, int64_t width,
-                const float* scales, float* out, int64_t stride) {
+                int64_t count, const float* scales, float* out, int64_t stride) {
   using D = DotInt8;
   I sums[R][C];
   each_of<R>([&](auto r) SIMD_LAMBDA {
@@ -461,7 +489,7 @@ void tile_block(const DotInt8::X* x, const float* xscale, const int32_t* start, 
       prefetch_written(out + r * stride + c * F::N);
     });
   });
-  for (int64_t j = 0; j < kQuads; j++, quads += width, x += 4) {
+  for (int64_t j = 0; j < count; j++, quads += width, x += 4) {
     D::Quad w[C];
     each_of<C>([&](auto c) SIMD_LAMBDA { w[c] = D::quad(load_i(quads + c * 4 * I::N)); });
     each_of<R>([&](auto r) SIMD_LAMBDA {
@@ -478,47 +506,71 @@ void tile_block(const DotInt8::X* x, const float* xscale, const int32_t* start, 
 }
 
 template <int C, int R = DotInt8::kRows>
-SIMD_INLINE void tile_block_of(int64_t rows, const QuantRows& x, const uint8_t* quads, int64_t width,
+SIMD_INLINE void tile_block_of(int64_t rows, const QuantRows& x, const uint8_t* quads, int64_t width, int64_t count,
                                const float* scales, float* out, int64_t stride) {
   if constexpr (R > 1)
-    if (rows < R) return tile_block_of<C, R - 1>(rows, x, quads, width, scales, out, stride);
-  tile_block<R, C>(x.values, x.scale, x.start, quads, width, scales, out, stride);
+    if (rows < R) return tile_block_of<C, R - 1>(rows, x, quads, width, count, scales, out, stride);
+  tile_block<R, C>(x.values, x.scale, x.start, quads, width, count, scales, out, stride);
 }
 
-// The same for R rows and one register of columns, straight from the weights. In int4 the groups' sums of x · bits become
-// those of x · q by step and offset: whole numbers below 2^24, which floats hold.
+// The sums of one group of R rows with one register of columns become those of x · q by step and offset: whole numbers below
+// 2^24, which floats hold.
+template <int R>
+SIMD_INLINE void add_group(const I (&sums)[R], const uint32_t* grid, const QuantRows& x, int64_t group, F (&total)[R]) {
+  const I two = load_i(grid), pair = group % 2 ? two : left<16>(two);
+  const F step = to_float(right<24>(left<8>(pair))), offset = to_float(signed_right<24>(pair));
+  each_of<R>([&](auto r) SIMD_LAMBDA {
+    total[r] = fma(to_float(sums[r]), step, fma(offset, set(x.groups[r * kGroups + group]), total[r]));
+  });
+}
+
+// out[r · stride + c] += a block's products of R packed rows with one register of columns, straight from `count` lines.
 template <int R, bool Int4>
-void few_block(const Quantised& q, int64_t n, int64_t k, int64_t first, int64_t b, int64_t ahead, const QuantRows& x,
-               const uint32_t (*grid)[kBandColumns], const float* scales, float* out, int64_t stride) {
+void few_block(const uint8_t* line, int64_t count, const QuantRows& x, const uint32_t (*grid)[kBandColumns], int64_t c,
+               const float* scales, float* out, int64_t stride) {
   using D = DotInt8;
-  constexpr int kParts = Int4 ? kGroups : 1;
-  I sums[kParts][R];
-  each_of<R>([&](auto r) SIMD_LAMBDA {
-    each_of<kParts>([&](auto g) SIMD_LAMBDA { sums[g][r] = set_i(Int4 || !D::kBias ? 0 : x.start[r]); });
-  });
-  each_quad<Int4>(q, n, k, first, b, ahead, [&](auto j, I quad) SIMD_LAMBDA {
-    const auto w = D::quad(Int4 ? quad : quad ^ set_i(kSigns));
-    each_of<R>([&](auto r) SIMD_LAMBDA {
-      I& to = sums[Int4 ? j / (kQuads / kGroups) : 0][r];
-      to = D::add(to, w, D::x(x.values + r * kQuantBlock + 4 * j));
-    });
-  });
-  each_of<R>([&](auto r) SIMD_LAMBDA {
-    F total = to_float(sums[0][r]);
-    if constexpr (Int4) {
-      total = zero();
-      each_of<kGroups>([&](auto g) SIMD_LAMBDA {
-        const I two = load_i(grid[g / 2]), pair = g % 2 ? two : left<16>(two);
-        const F step = to_float(right<24>(left<8>(pair))), offset = to_float(signed_right<24>(pair));
-        total = fma(to_float(sums[g][r]), step, fma(offset, set(x.groups[r * kGroups + g]), total));
+  F total[R];
+  const DotInt8::X* four = x.values;
+  if constexpr (Int4) {
+    each_of<R>([&](auto r) SIMD_LAMBDA { total[r] = zero(); });
+    for (int64_t g = 0; g < kGroups / 2; g++) {
+      I low[R], high[R];
+      each_of<R>([&](auto r) SIMD_LAMBDA { low[r] = high[r] = set_i(0); });
+      each_of<kGroupQuads>([&](auto) SIMD_LAMBDA {
+        prefetch(line + kAhead);
+        const I both = load_i(line), mask = set_i(0x0f0f0f0f);
+        const auto a = D::quad(both & mask), b = D::quad(right<4>(both) & mask);
+        each_of<R>([&](auto r) SIMD_LAMBDA {
+          low[r] = D::add(low[r], a, D::x(four + r * kQuantBlock));
+          high[r] = D::add(high[r], b, D::x(four + r * kQuantBlock + kPackedBlock));
+        });
+        line += kLineBytes;
+        four += 4;
       });
+      add_group(low, grid[0] + c, x, g, total);
+      add_group(high, grid[1] + c, x, g + kGroups / 2, total);
     }
+  } else {
+    I sums[R];
+    each_of<R>([&](auto r) SIMD_LAMBDA { sums[r] = set_i(D::kBias ? x.start[r] : 0); });
+    const auto add_line = [&]() SIMD_LAMBDA {
+      prefetch(line + kAhead);
+      const auto w = D::quad(load_i(line) ^ set_i(kSigns));
+      each_of<R>([&](auto r) SIMD_LAMBDA { sums[r] = D::add(sums[r], w, D::x(four + r * kQuantBlock)); });
+      line += kLineBytes;
+      four += 4;
+    };
+    for (; count >= kGroupQuads; count -= kGroupQuads) each_of<kGroupQuads>([&](auto) SIMD_LAMBDA { add_line(); });
+    for (; count > 0; count--) add_line();
+    each_of<R>([&](auto r) SIMD_LAMBDA { total[r] = to_float(sums[r]); });
+  }
+  each_of<R>([&](auto r) SIMD_LAMBDA {
     float* to = out + r * stride;
-    store(to, fma(total, load(scales) * x.scale[r], load(to)));
+    store(to, fma(total[r], load(scales) * x.scale[r], load(to)));
   });
 }
 
-template <bool Int4, int R = kOwnRows, class... Rest>
+template <bool Int4, int R = DotInt8::kFew, class... Rest>
 SIMD_INLINE void few_block_of(int64_t rows, Rest... rest) {
   if constexpr (R > 1)
     if (rows < R) return few_block_of<Int4, R - 1>(rows, rest...);
@@ -540,32 +592,30 @@ void products_quantised(Worker& w, int64_t m, int64_t n, int64_t k, Row x, const
     const QuantRows rows(packed.memory, packed.rows, k);
     const auto add = [&](const Piece& p, float* sums) {
       Chunk chunk;
-      alignas(64) uint8_t quads[kQuads][4 * kBandColumns];
-      // Few rows of x: few rows of weight from end to end are the longest streams.
-      const bool few = p.rows <= 2 * D::kRows;
-      const int64_t group = few ? I::N : p.columns, ahead = few    ? I::N * weight.weight_row
-                                                            : Int4 ? kPackedBlock
-                                                                   : kQuantBlock;
+      alignas(64) uint8_t quads[kQuads][4 * kBandColumns], room[kQuads][kLineBytes];
+      const bool few = p.rows <= 2 * D::kFew;
+      const int64_t group = few ? kLineRows : p.columns < kBandColumns ? p.columns : kBandColumns;
+      const int64_t some = ceil_div(p.rows, ceil_div(p.rows, D::kFew));
       for (int64_t g = 0; g < p.wide; g += group) {
-        const int64_t first = p.left + g, wide = ceil_div(p.wide - g < group ? p.wide - g : group, I::N) * I::N;
+        const int64_t first = p.left + g, left = p.wide - g < group ? p.wide - g : group;
+        const int64_t wide = ceil_div(left, kLineRows) * kLineRows;
         for (int64_t b = 0; b < blocks; b++) {
           if (b % kChunk == 0) chunk.read(weight, n, k, first, b, wide);
           const float* scales = chunk.scale[b % kChunk];
           const auto* grid = chunk.grid + b % kChunk * 2;
-          if (p.rows <= kOwnRows) {
-            const QuantRows x = rows.from(b * rows.rows + p.top);
-            few_block_of<Int4>(p.rows, weight, n, k, first, b, ahead, x, grid, scales, sums + g, p.columns);
-            continue;
+          const int64_t used = Int4 || b + 1 < blocks ? kQuads : quant_lines(false, k - b * kQuantBlock);
+          const int64_t count = Int4 ? kQuads / 2 : used;
+          for (int64_t c = 0; c < wide; c += kLineRows) {
+            const uint8_t* lines = block_lines<Int4>(weight, n, k, first + c, b, count, room);
+            for (int64_t h = 0; h < kLineRows; h += I::N, lines += 4 * I::N) {
+              for (int64_t i = 0; few && i < p.rows; i += some)
+                few_block_of<Int4>(p.rows - i < some ? p.rows - i : some, lines, count,
+                                   rows.from(b * rows.rows + p.top + i), grid, h, scales + h,
+                                   sums + i * p.columns + g + h, p.columns);
+              if (!few) expand<Int4>(lines, count, grid, c + h, quads);
+            }
           }
-          for (int64_t c = 0; c < wide; c += I::N)
-            each_quad<Int4>(weight, n, k, first + c, b, ahead, [&](auto j, I quad) SIMD_LAMBDA {
-              if constexpr (Int4) {
-                constexpr int group = j / (kQuads / kGroups);
-                const I two = load_i(grid[group / 2] + c);
-                quad = add8(mul16(quad, step_of(two, group)), offset_of(two, group));
-              }
-              store_i(quads[j] + 4 * c, quad ^ set_i(kSigns));
-            });
+          if (few) continue;
           for (int64_t i = 0; i < p.rows; i += D::kRows) {
             const QuantRows x = rows.from(b * rows.rows + p.top + i);
             if (b + 1 == blocks)
@@ -573,15 +623,15 @@ void products_quantised(Worker& w, int64_t m, int64_t n, int64_t k, Row x, const
             int64_t c = 0;
             float* out = sums + i * p.columns + g;
             for (; c + D::kColumns * I::N <= wide; c += D::kColumns * I::N)
-              tile_block_of<D::kColumns>(p.rows - i, x, quads[0] + 4 * c, sizeof quads[0], scales + c, out + c,
+              tile_block_of<D::kColumns>(p.rows - i, x, quads[0] + 4 * c, sizeof quads[0], used, scales + c, out + c,
                                          p.columns);
             for (; c < wide; c += I::N)
-              tile_block_of<1>(p.rows - i, x, quads[0] + 4 * c, sizeof quads[0], scales + c, out + c, p.columns);
+              tile_block_of<1>(p.rows - i, x, quads[0] + 4 * c, sizeof quads[0], used, scales + c, out + c, p.columns);
           }
         }
       }
     };
-    each_piece(w, packed.rows, n, D::kRows, I::N, add,
+    each_piece(w, packed.rows, n, D::kRows, kLineRows, add,
                [&](int64_t i, int64_t c, int64_t count, const float* sums) { done(packed.first + i, c, count, sums); });
   });
 }

@@ -134,15 +134,18 @@ test('segments of load that no file may ask for', async () => {
   const buffer = await addon.alloc(device, 1024);
   const [f32, f16, bf16, i32, u8, i8] = [0, 1, 2, 3, 4, 5];
   const [any, weights, scales, grids] = [0, 1, 2, 3];
-  /** [offset, count, from, to, transform, buffer, at, rule, columns, scale_at, grid_at] */
+  /** [offset, count, from, to, transform, buffer, at, rule, columns, scale_at, grid_at, lines, row] */
   const good = [
-    [0, 256, f32, f32, 0, 0, 0, any, 0, 0, 0],
-    [0, 256, f16, f32, 1, 0, 0, any, 0, 0, 0],
-    [0, 1024, i8, i8, 0, 0, 0, weights, 0, 0, 0],
-    [0, 256, f32, f32, 0, 0, 0, scales, 0, 0, 0],
-    [0, 1024, i8, i8, 0, 0, 0, grids, 0, 0, 0],
-    [0, 600, f32, i8, 0, 0, 0, any, 200, 600, 0],
-    [0, 400, bf16, u8, 0, 0, 0, any, 200, 256, 512],
+    [0, 256, f32, f32, 0, 0, 0, any, 0, 0, 0, 0, 0],
+    [0, 256, f16, f32, 1, 0, 0, any, 0, 0, 0, 0, 0],
+    [0, 1024, i8, i8, 0, 0, 0, weights, 0, 0, 0, 0, 0],
+    [0, 256, f32, f32, 0, 0, 0, scales, 0, 0, 0, 0, 0],
+    [0, 1024, i8, i8, 0, 0, 0, grids, 0, 0, 0, 0, 0],
+    [0, 600, f32, i8, 0, 0, 0, any, 200, 600, 0, 0, 0],
+    [0, 400, bf16, u8, 0, 0, 0, any, 200, 256, 512, 0, 0],
+    [0, 60, i8, i8, 0, 0, 0, weights, 30, 0, 0, 1, 30],
+    [0, 90, f32, i8, 0, 0, 512, any, 30, 0, 0, 1, 13],
+    [0, 128, u8, u8, 0, 0, 0, any, 100, 0, 0, 1, 0],
   ];
   const bad: [number[], Record<number, number>][] = [
     [good[0]!, { 2: i32!, 3: i32! }],
@@ -167,6 +170,20 @@ test('segments of load that no file may ask for', async () => {
     [good[6]!, { 9: 1012 }],
     [good[6]!, { 6: 769 }],
     [good[6]!, { 1: 2 ** 44 }],
+    [good[0]!, { 11: 1 }],
+    [good[7]!, { 1: 61 }],
+    [good[7]!, { 6: 32 }],
+    [good[7]!, { 6: 64 }],
+    [good[7]!, { 8: 0 }],
+    [good[7]!, { 8: 15, 12: 64 }],
+    [good[7]!, { 8: 33 }],
+    [good[7]!, { 12: 31 }],
+    [good[7]!, { 12: 2 ** 53 - 1 }],
+    [good[7]!, { 8: 2 ** 53 - 1 }],
+    [good[8]!, { 12: 14 }],
+    [good[8]!, { 6: 576 }],
+    [good[9]!, { 1: 100 }],
+    [good[9]!, { 12: 15 }],
   ];
   const call = (numbers: number[]) =>
     addon.load(device, '/dev/null', new BigInt64Array(4), Float64Array.from(numbers), [buffer], null, 2);
@@ -213,7 +230,7 @@ test('lists whose getters take memory away', async () => {
     },
   });
   await refused('compile', () => addon.compile(device, program, sly));
-  const segments = Float64Array.of(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  const segments = Float64Array.of(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   const sly2 = Object.defineProperty([buffer], 0, {
     get: () => {
       structuredClone(segments.buffer, { transfer: [segments.buffer as ArrayBuffer] });

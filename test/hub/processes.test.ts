@@ -144,6 +144,7 @@ test('processes that fetch the same at the same time wait for one of them, and a
 for (const [signal, status] of [
   ['SIGKILL', null],
   ['SIGINT', 130],
+  ['SIGTERM', 143],
 ] as const) {
   test(`${signal} in the middle: the next pull goes on from there`, async () => {
     hub.forget();

@@ -138,14 +138,15 @@ Result use(Caller& caller, const Fixture& file, const std::vector<int32_t>& word
       if (!result.failure.code[0]) result.failure = caller.call(std::move(work));
     };
     step([&](Job& job) {
-      table = device->alloc(9 * 500 * 4 + 600, job.failure);
+      table = device->alloc(9 * 500 * 4 + 600 + 2 * 8192 + 64, job.failure);
       return table != nullptr;
     });
     step([&](Job& job) {
       const std::vector<Segment> segments = {
           {0, 2000, Dtype::f32, Dtype::f32, Transform::none, table, 0},
           {8000, 2500, Dtype::f32, Dtype::f32, Transform::neg_exp, table, 8000},
-          {0, 500, Dtype::f32, Dtype::i8, Transform::none, table, 18000, Rule::any, 500, 18512, 0}};
+          {0, 500, Dtype::f32, Dtype::i8, Transform::none, table, 18000, Rule::any, 500, 18512, 0},
+          {0, 1500, Dtype::f32, Dtype::i8, Transform::none, table, 18624, Rule::any, 500, 18512, 0, true, 0}};
       load_file(device->backend(), file.path, file.identity, segments, 2, *job.token);
       return true;
     });

@@ -79,10 +79,13 @@ constexpr Recipe kRecipes[] = {
     {"cross_scan", "bcyx", "bKcp"},
     {"embedding", "bl:i nd:w ?md -", "bld"},
     {"embedding", "bl:i nz:q ?mz nB", "blz"},
+    {"embedding", "bl:i NEF:q ?mz nB", "blz"},
     {"layer_norm", "rd d ?d ?rd", "rd ?rd"},
     {"linear", "re ne:w ?n ?rn - -", "rn"},
     {"linear", "rz nz:q ?n ?rn nB -", "rn"},
     {"linear", "rz nH:u ?n ?rn nB nG2:q", "rn"},
+    {"linear", "rz NEF:q ?n ?rn nB -", "rn"},
+    {"linear", "rz NUF:u ?n ?rn nB nG2:q", "rn"},
     {"patch_embed", "bcYX dcPP:w ?d ?qd ?d", "bqd"},
     {"resize_bicubic", "YX3:u", "yx3:u"},
     {"rms_norm", "rd d ?rd", "rd ?rd"},
@@ -123,6 +126,8 @@ class Cook {
     size_['q'] = (size_['Y'] / size_['P']) * (size_['X'] / size_['P']);
     size_['z'] = data_.ConsumeIntegralInRange<int64_t>(0, 300), size_['B'] = quant_blocks(size_['z']);
     size_['H'] = size_['B'] * 64, size_['G'] = size_['B'] * 4;
+    size_['N'] = (size_['n'] + kLineRows - 1) / kLineRows, size_['F'] = kLineBytes;
+    size_['E'] = quant_lines(false, size_['z']), size_['U'] = quant_lines(true, size_['z']);
     if (data_.ConsumeBool()) size_['r'] = data_.ConsumeIntegralInRange<int64_t>(0, 30);
     for (const char c : std::string("236")) size_[c] = c - '0';
 

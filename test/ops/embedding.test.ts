@@ -1,6 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { embedding } from '../../lib/ops/embedding.ts';
+import { inLines } from '../../lib/ops/quantised.ts';
 import { slice, transpose } from '../../lib/tensor.ts';
 import { device, failure, floats, hardLengths, ops, random, run, same } from '../kit.ts';
 import * as reference from '../reference/embedding.ts';
@@ -54,6 +55,20 @@ for (const d of hardLengths)
       (q, i) => q * scale.data[Math.floor(i / d) * blocks + Math.floor((i % d) / BLOCK)]!,
     );
     same(y.data, Float32Array.from(reference.embedding(ids.data, values, d, rows.data)), 'int8');
+    const shape = inLines(false, 7, d);
+    const lines = new Int8Array(shape[0]! * shape[1]! * shape[2]!);
+    weight.data.forEach((q, i) => {
+      const [row, j] = [Math.floor(i / d), i % d];
+      lines[(j >> 2) * 64 + row * 4 + (j % 4)] = q;
+    });
+    const args = {
+      ids: { dtype: 'i32' as const, ...ids },
+      rows,
+      scale,
+      weight: { dtype: 'i8' as const, shape, data: lines },
+    };
+    const side = await run(args, (g, t) => embedding(g, t as never, { width: d }));
+    same(side.y!, y.data, 'in lines');
   });
 
 test('strided ids, columns of wider tables, the same bytes on 1 and 2 threads', async () => {

@@ -2,6 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { TensorData } from '../../lib/ops/eager.ts';
 import { linear } from '../../lib/ops/index.ts';
+import { inLines } from '../../lib/ops/quantised.ts';
 import { slice } from '../../lib/tensor.ts';
 import { type Argument, close, device, failure, floats, onCuda, ops, random, run, same } from '../kit.ts';
 import { activations } from '../reference/activation.ts';
@@ -121,6 +122,39 @@ for (const bits of all)
       for (const i of [0, m >> 1, m - 1]) {
         const { y } = await ops.linear({ x: { shape: [1, k], data: x.slice(i * k, (i + 1) * k) }, ...w.data });
         same(y.data, one!.y!.subarray(i * n, (i + 1) * n), `row ${i} of ${m}`);
+      }
+    }
+  });
+
+for (const bits of all)
+  test(`${bits}: sixteen rows side by side in lines have the bytes that they have row by row`, async () => {
+    for (const [m, n, k] of [
+      [1, 16, 128],
+      [1, 17, 1],
+      [2, 1, 33],
+      [3, 50, 161],
+      [5, 33, 300],
+      [8, 16, 127],
+      [9, 70, 257],
+      [13, 129, 48],
+      [17, 65, 130],
+      [200, 100, 161],
+    ] as const) {
+      const w = quantised(bits, m + n, n, k);
+      const int4 = bits === 'int4';
+      const from = w.data.weight.data as Uint8Array;
+      const width = from.length / n;
+      const shape = inLines(int4, n, k);
+      const lines = new (int4 ? Uint8Array : Int8Array)(shape[0]! * shape[1]! * shape[2]!);
+      for (let row = 0; row < n; row++)
+        for (let j = 0; j < width; j++)
+          lines[(row >> 4) * shape[1]! * 64 + (j >> 2) * 64 + (row % 16) * 4 + (j % 4)] = from[row * width + j]!;
+      const x = { shape: [m, k], data: floats(m, m * k) };
+      const { y } = await ops.linear({ x, ...w.data });
+      const args = { ...w.args, x, weight: { ...w.args.weight!, shape, data: lines } };
+      for (const threads of [1, 2]) {
+        const got = await run(args, (g, t) => linear(g, t as never), device(threads));
+        same(got.y!, y.data, `${m} rows of ${k}, ${n} columns, ${threads} threads`);
       }
     }
   });
