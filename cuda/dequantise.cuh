@@ -24,51 +24,36 @@ __device__ uint2 load_bytes(const std::byte* from, int64_t left) {
   return word;
 }
 
-constexpr int kRowsAtOnce = 4;
-
-// A thread makes 8 bytes of each of four rows 8 or 16 numbers. The product with the scale is rounded to bf16.
+// A thread makes 8 bytes of weight 8 or 16 numbers. The product with the scale is rounded to bf16.
 template <bool Int4, bool Wide>
 __global__ void dequantise_kernel(const __grid_constant__ DequantiseParams p) {
   wait_for_inputs();
   constexpr int64_t kBytes = Int4 ? kQuantBlock / 2 : kQuantBlock;  // of a block
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRowsAtOnce * blockDim.y + threadIdx.y;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const int64_t at = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * 8;
   const int64_t block = at / kBytes, first = block * kQuantBlock + at % kBytes;
-  if (first >= p.ld) return;
-  uint2 bytes[kRowsAtOnce] = {}, grids[kRowsAtOnce] = {};
-  float scale[kRowsAtOnce] = {};
+  if (row >= p.rows || first >= p.ld) return;
+  const uint2 bytes = load_bytes<Wide>(p.weight + row * p.ld_weight + at, Int4 ? 8 : p.k - at);
+  const float scale = reinterpret_cast<const float*>(p.scale + row * p.ld_scale)[block] * kQuantUnit;
+  const auto put = [&](int64_t j, auto&& pair_of) {
+    Pack<bf16, 8> out;
 #pragma unroll
-  for (int r = 0; r < kRowsAtOnce; r++) {
-    const int64_t row = first_row + r * blockDim.y;
-    if (row >= p.rows) break;
-    bytes[r] = load_bytes<Wide>(p.weight + row * p.ld_weight + at, Int4 ? 8 : p.k - at);
-    scale[r] = reinterpret_cast<const float*>(p.scale + row * p.ld_scale)[block] * kQuantUnit;
-    if constexpr (Int4) grids[r] = load_bytes<Wide>(p.grid + row * p.ld_grid + block * 8, 8);
-  }
-#pragma unroll
-  for (int r = 0; r < kRowsAtOnce; r++) {
-    const int64_t row = first_row + r * blockDim.y;
-    if (row >= p.rows) break;
-    const auto put = [&](int64_t j, auto&& pair_of) {
-      Pack<bf16, 8> out;
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const uint32_t word = i < 2 ? bytes[r].x : bytes[r].y;
-        const uint32_t pair = pair_of(i % 2 ? word >> 16 : word);
-        const float low = __uint_as_float(pair << 16), high = __uint_as_float(pair & 0xffff0000);
-        out.v[2 * i] = from_float<bf16>(j + 2 * i < p.k ? low * scale[r] : 0.f);
-        out.v[2 * i + 1] = from_float<bf16>(j + 2 * i + 1 < p.k ? high * scale[r] : 0.f);
-      }
-      if (j < p.ld) store_pack(p.to + row * p.ld + j, out);
-    };
-    if constexpr (Int4) {
-      GridPair grid[2];
-      read_grids(grids[r], static_cast<int>(at % kBytes / 16), grid);
-      put(first, [&](uint32_t two) { return grid[0](spread<0>(two)); });
-      put(first + 64, [&](uint32_t two) { return grid[1](spread<0>(two >> 4)); });
-    } else {
-      put(first, [&](uint32_t two) { return int8_pair(spread<0>(two)); });
+    for (int i = 0; i < 4; i++) {
+      const uint32_t word = i < 2 ? bytes.x : bytes.y;
+      const uint32_t pair = pair_of(i % 2 ? word >> 16 : word);
+      const float low = __uint_as_float(pair << 16), high = __uint_as_float(pair & 0xffff0000);
+      out.v[2 * i] = from_float<bf16>(j + 2 * i < p.k ? low * scale : 0.f);
+      out.v[2 * i + 1] = from_float<bf16>(j + 2 * i + 1 < p.k ? high * scale : 0.f);
     }
+    if (j < p.ld) store_pack(p.to + row * p.ld + j, out);
+  };
+  if constexpr (Int4) {
+    GridPair grid[2];
+    read_grids(load_bytes<Wide>(p.grid + row * p.ld_grid + block * 8, 8), static_cast<int>(at % kBytes / 16), grid);
+    put(first, [&](uint32_t two) { return grid[0](spread<0>(two)); });
+    put(first + 64, [&](uint32_t two) { return grid[1](spread<0>(two >> 4)); });
+  } else {
+    put(first, [&](uint32_t two) { return int8_pair(spread<0>(two)); });
   }
 }
 
@@ -105,8 +90,7 @@ struct Panels {
       p.wide = p.wide && aligned(p.grid, 8) && p.ld_grid % 8 == 0;
     }
     const dim3 block(32, 8);
-    const dim3 grid(static_cast<unsigned>(ceil_div(left, 8 * kRowsAtOnce)),
-                    static_cast<unsigned>(ceil_div(weight_.size[1], 256)));
+    const dim3 grid(static_cast<unsigned>(ceil_div(left, 8)), static_cast<unsigned>(ceil_div(weight_.size[1], 256)));
     if (grid_)
       launch(p.wide ? dequantise_kernel<true, true> : dequantise_kernel<true, false>, grid, block, 0, on, p);
     else

@@ -152,7 +152,9 @@ struct Sums<Floats<T>, H, R> {
 
 template <bool Int4, int H>
 struct Sums<Quants<Int4>, H, 2> {
-  float v[H][4] = {}, ranges[H][4] = {};
+  // Only where there are few rows of x a warp takes more than one range.
+  static constexpr bool kRanges = H == 1;
+  float v[H][4] = {}, ranges[kRanges ? H : 1][4] = {};
 
   // xs: the block of x, [2 halves of it][2][rows][4]
   __device__ void add(const uint4* xs, int rows, const uint4 (&w)[2][Quants<Int4>::kPieces], BlockScales with) {
@@ -196,12 +198,11 @@ struct Sums<Quants<Int4>, H, 2> {
 
   // A range of k ends here.
   __device__ void end_range() {
-#pragma unroll
-    for (int h = 0; h < H; h++)
+    if constexpr (kRanges)
 #pragma unroll
       for (int e = 0; e < 4; e++) {
-        ranges[h][e] += v[h][e];
-        v[h][e] = 0;
+        ranges[0][e] += v[0][e];
+        v[0][e] = 0;
       }
   }
 
@@ -211,7 +212,7 @@ struct Sums<Quants<Int4>, H, 2> {
 #pragma unroll
     for (int h = 0; h < H; h++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) to[((e / 2 * H + h) * 8 + 2 * q + e % 2) * 8 + g] = ranges[h][e];
+      for (int e = 0; e < 4; e++) to[((e / 2 * H + h) * 8 + 2 * q + e % 2) * 8 + g] = kRanges ? ranges[0][e] : v[h][e];
   }
 };
 
@@ -501,12 +502,17 @@ struct RowsTile {
   bool all = false;               // a warp takes all ranges, one after another
 };
 
+// How many times 8 rows of x a block takes. A weight that is small is soon read again, by more blocks.
+int some_halves(int64_t m, int64_t n, int64_t k) {
+  return m <= 8 ? 1 : m <= 16 || n * k < int64_t{1} << 21 ? 2 : m <= 32 ? 4 : 8;
+}
+
 // One wave of blocks where that can be, else blocks of 8 warps.
-RowsTile rows_tile(int64_t m, int64_t n, int ranges, bool tensor_cores, const Card& card) {
+RowsTile rows_tile(int64_t m, int64_t n, int64_t k, int ranges, bool tensor_cores, const Card& card) {
   const int64_t tiles = ceil_div(n, 16);
   if (m > 8 && tensor_cores && card.arch >= 90) {
     // Clusters leave some multiprocessors without work.
-    const int cluster = std::min(ranges, 8), warps_k = ranges / cluster, halves = m <= 16 ? 2 : m <= 32 ? 4 : 8;
+    const int cluster = std::min(ranges, 8), warps_k = ranges / cluster, halves = some_halves(m, n, k);
     const int most = std::min<int>(22, static_cast<int>(card.shared_bytes - (32 << 10)) >> 12) / warps_k;
     const int64_t even = ceil_div(tiles * cluster, card.multiprocessors * 10 / 11);
     return {halves, 2, cluster, warps_k, static_cast<int>(std::clamp<int64_t>(even, 2, most))};
@@ -518,14 +524,14 @@ RowsTile rows_tile(int64_t m, int64_t n, int ranges, bool tensor_cores, const Ca
   return {1, 2, 1, ranges, even <= most ? static_cast<int>(even) : least};
 }
 
-RowsTile quantised_tile(int64_t m, int64_t n, int ranges, bool wide, const Card& card) {
+RowsTile quantised_tile(int64_t m, int64_t n, int64_t k, int ranges, bool wide, const Card& card) {
   const int64_t tiles = ceil_div(n, 16);
   if (!wide) return {1, 2, 1, ranges, std::max(8 / ranges, 1)};
   if (m <= 8 && tiles >= 12 * card.multiprocessors) return {1, 2, 1, 1, 8, true};
-  if (m > 1 && card.arch >= 90) {
+  if ((m > 8 || (m > 1 && ranges >= 8)) && card.arch >= 90) {
     // Each block then reads its part of x only.
     const int cluster = std::min(ranges, 8), warps_k = ranges / cluster;
-    const int halves = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, most = m <= 8 ? 20 : m <= 32 ? 16 : 12;
+    const int halves = some_halves(m, n, k), most = halves == 1 ? 20 : halves == 8 ? 12 : 16;
     const int64_t even = ceil_div(tiles * cluster, card.multiprocessors * 10 / 11);
     return {halves, 2, cluster, warps_k, static_cast<int>(std::min<int64_t>(even, most / warps_k))};
   }
@@ -560,8 +566,8 @@ void launch_rows(RowsParams p, bool wide, const Launch& on) {
   constexpr int unit = kUnit<X>;
   p.chunks = static_cast<int>(ceil_div(p.k, W::kChunk));
   const int ranges = rows_ranges(p.n, kQuants ? 2 * p.chunks : p.chunks);
-  const RowsTile t = kQuants ? quantised_tile(p.m, p.n, ranges, wide, on.card)
-                             : rows_tile(p.m, p.n, ranges, kTensorCores && wide, on.card);
+  const RowsTile t = kQuants ? quantised_tile(p.m, p.n, p.k, ranges, wide, on.card)
+                             : rows_tile(p.m, p.n, p.k, ranges, kTensorCores && wide, on.card);
   p.range = static_cast<int>(ceil_div(p.chunks, ranges));
   p.span = t.all ? p.chunks : p.range;
   p.cluster = t.cluster;
@@ -580,7 +586,7 @@ void launch_rows(RowsParams p, bool wide, const Launch& on) {
     const int room = (static_cast<int>(on.card.shared_bytes) - rings) / chunk;
     p.stage = p.span <= room ? p.span : std::max(room / step, 1) * step;
     const int units = p.stage * W::kUnits * 4 << p.log_rows;  // that a block's warps along n share
-    p.loads = kQuants && p.early && (!p.copies || units <= 2 * kWarp * t.warps_n);
+    p.loads = kQuants && p.early && (!p.copies || units <= 4 * kWarp * t.warps_n);
     launch_cluster(kernel, grid, block, rings + chunk * p.stage, on, p);
   };
   const auto with = [&]<int H, int R, bool Wide>() {
