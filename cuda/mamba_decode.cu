@@ -18,7 +18,6 @@ namespace vlm::cuda {
 namespace {
 
 constexpr int kWarps = 16, kThreads = kWarps * kWarp;
-constexpr int kHelper = kThreads - kWarp;  // the thread that starts the copies of small weights
 constexpr int kStates = 16;
 constexpr int kNormPacks = 4;  // of four columns, that a thread of the norm has: norm.cuh
 
@@ -57,13 +56,15 @@ struct DecodeParams {
 
 enum Small { kNormWeight, kConvWeights, kXWeight, kDtWeight, kScanWeights, kSmalls };
 
-__host__ __device__ constexpr int part_of(int n, int i, int parts) {
+#if __CUDA_ARCH__ >= 900
+
+constexpr int kHelper = kThreads - kWarp;  // the thread that starts the copies of small weights
+
+__device__ constexpr int part_of(int n, int i, int parts) {
   return static_cast<int>(static_cast<int64_t>(n) * i / parts);
 }
 // Part i of n when the first parts get more.
-__host__ __device__ constexpr int early_part(int n, int i, int parts) { return n - part_of(n, parts - i, parts); }
-
-#if __CUDA_ARCH__ >= 900
+__device__ constexpr int early_part(int n, int i, int parts) { return n - part_of(n, parts - i, parts); }
 
 extern __shared__ __align__(128) std::byte shared[];
 
