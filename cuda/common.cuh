@@ -63,6 +63,11 @@ inline void expect_dtype(const TensorArg& t, const char* name, Dtype dtype) {
   if (t) check_dtype(t, name, dtype);
 }
 
+// Not in lines of sixteen rows, which the CPU's weights of few bits may lie in (native/step.h).
+inline void expect_rows(const TensorArg& weight) {
+  CHECK(weight.rank == 2, "weight must be a matrix on a GPU, got ", shape(weight));
+}
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 

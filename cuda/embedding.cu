@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kMaxThreads) gather(const __grid_constant__ Ar
 size_t workspace_embedding(const Step& step, const Card&) {
   const auto [ids, weight, rows, scale] = step.inputs<4>();
   expect_dtype(ids, "ids", Dtype::i32);
+  expect_rows(weight);
   if (!scale) expect_float(weight, "weight");
   expect_float(rows, "rows");
   expect_float(step.out[0], "y");

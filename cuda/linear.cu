@@ -65,6 +65,7 @@ Product product_of(const Step& step) {
   const auto [x, weight, bias, residual, scale] = step.inputs<5>();
   const auto [y] = step.outputs<1>();
   expect_float(x, "x");
+  expect_rows(weight);
   if (!scale) expect_float(weight, "weight");
   expect_float(y, "y");
   expect_float(residual, "residual");

@@ -637,6 +637,7 @@ size_t linear_rows_workspace(const Step& step, const Card&) {
   const auto [x, weight, bias, residual, scale] = step.inputs<5>();
   const auto [y] = step.outputs<1>();
   expect_float(x, "x");
+  expect_rows(weight);
   if (!scale) expect_float(weight, "weight");
   expect_float(residual, "residual");
   expect_float(y, "y");

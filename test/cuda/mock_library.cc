@@ -45,7 +45,7 @@ class Mock final : public vlm::Backend {
     if (bytes) std::memset(memory, byte, bytes);
     return alive(failure);
   }
-  void* compile(std::span<const vlm::Step>, std::span<const vlm::Port>, std::span<const vlm::Port>,
+  void* compile(std::span<const vlm::Step>, std::span<const vlm::Port>, std::span<const vlm::Port>, vlm::Port,
                 vlm::Failure& failure) override {
     return alive(failure) ? new int : nullptr;
   }
