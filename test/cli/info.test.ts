@@ -42,7 +42,8 @@ test('parts, parameters, memory for each dtype, state', async () => {
       ['int8', facts.memory.int8],
       ['int4', facts.memory.int4],
     ]) {
-      await using model = await load(dir, { dtype });
+      // A GPU keeps few bits without the lines that the CPU fills up.
+      await using model = await load(dir, { device: 'cpu', dtype });
       assert.is(bytes, model.weightBytes, `${name} in ${dtype}`);
       assert.is(facts.parameters, model.parameters);
       assert.is(facts.stateBytes, model.stateBytes);
