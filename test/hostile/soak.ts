@@ -54,7 +54,8 @@ interface Footprint {
 /** By the driver's own account, which knows what a process holds without knowing it. */
 function gpuMemory(): number {
   if (device === 'cpu') return 0;
-  const query = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--id=0'];
+  const first = process.env.CUDA_VISIBLE_DEVICES?.split(',')[0] || '0';
+  const query = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', `--id=${first}`];
   return Number(spawnSync('nvidia-smi', query, { encoding: 'utf8' }).stdout);
 }
 
