@@ -12,8 +12,14 @@ namespace vlm::cuda {
 
 constexpr int kLayerSteps = 7;
 
+// A weight as stored, or quantised: in int8 with a scale, in int4 with a scale and a grid.
+struct DecodeMatrix {
+  TensorArg weight, scale, grid;
+};
+
 struct DecodeLayer {
-  TensorArg norm, in_proj, conv_weight, conv_bias, x_proj, dt_proj, delta_bias, A, D, out_proj;
+  DecodeMatrix in_proj, x_proj, dt_proj, out_proj;
+  TensorArg norm, conv_weight, conv_bias, delta_bias, A, D;
   TensorArg conv_state, ssm_state;  // [slots, e, …]
 };
 
@@ -24,7 +30,8 @@ struct DecodeRun {
   TensorArg h, y;  // [batch, d] f32, the residual stream in front and behind
   TensorArg slots;
   int64_t batch, d, e, rank, states;
-  Dtype dtype;  // of weights and activations
+  Dtype dtype;         // of activations, and of weights that are not quantised
+  Dtype large, small;  // of in_proj and out_proj, of x_proj and dt_proj
   float eps;
 };
 
