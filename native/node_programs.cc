@@ -77,13 +77,12 @@ Napi::Value Compile(const CallbackInfo& info) {
     bad(info, 1, "an Int32Array");
   auto buffers = buffer_list(info, 2);
   const Bytes words = bytes(info, 1, info[1]);
+  const auto* first = reinterpret_cast<const int32_t*>(words.data);
   auto made = std::make_shared<std::shared_ptr<Executable>>();
   return node->post(
       info.Env(), nullptr,
-      [made, data = std::vector<std::byte>(words.data, words.data + words.size), buffers = std::move(buffers),
+      [made, program = std::vector<int32_t>(first, first + words.size / sizeof(int32_t)), buffers = std::move(buffers),
        device = node->device()](Job& job) {
-        std::vector<int32_t> program(data.size() / sizeof(int32_t));
-        std::memcpy(program.data(), data.data(), program.size() * sizeof(int32_t));
         *made = std::make_shared<Executable>(device, Program::decode(program.data(), program.size(), buffers));
         return (*made)->prepare(job.failure);
       },

@@ -272,6 +272,17 @@ test('a step may write where it reads, all of it or nothing', async () => {
   assert.match(error.message, /step 0 writes tensor \d+ over a part of tensor \d+/);
 });
 
+test('a step may not write two elements to the same place', async () => {
+  const g = new Graph();
+  const x = g.input('x', 'f32', [4, 8]);
+  const buffer = await device().alloc(1024, 'rows');
+  const y = tensorOf(buffer, 'f32', [4, 8], { strides: [5, 1] });
+  g.push('rms_norm', { x, weight: g.input('weight', 'f32', [8]) }, { y }, { eps: 1 });
+  const error = await failure(() => device().compile(g));
+  assert.is(error.code, 'ERR_PROGRAM');
+  assert.match(error.message, /step 0 writes elements of tensor \d+ to the same place/);
+});
+
 test('20,000 programs with words changed at random: refused, or run within their memory', async () => {
   const { words } = chain(3).encode();
   const next = random(7);
