@@ -48,6 +48,7 @@ export interface Native {
   close(device: NativeDevice): Promise<void>;
   token(): NativeToken;
   cancel(token: NativeToken): void;
+  halt(token: NativeToken): void;
   progress(token: NativeToken): number;
   alloc(device: NativeDevice, bytes: number): Promise<NativeBuffer>;
   free(buffer: NativeBuffer): void;
@@ -82,6 +83,16 @@ export interface Native {
     borrow: boolean,
     profile: boolean,
   ): Promise<ArrayBuffer[]>;
+  /** numbers: [steps, token, ids, position]; see native/chain.h. `take` gets each output of one or more further steps. */
+  runChain(
+    device: NativeDevice,
+    program: NativeProgram,
+    inputs: ArrayBufferView[],
+    token: NativeToken | null,
+    numbers: number[],
+    stops: Int32Array,
+    take: (...outputs: ArrayBuffer[]) => void,
+  ): Promise<void>;
 }
 
 /** The package's root: the folder that holds both lib/ (in a clone) and dist/ (what is published). */

@@ -55,6 +55,11 @@ export class CancelToken {
     native().cancel(this.handle);
   }
 
+  /** Lets a chain end after the step that is going on. */
+  halt(): void {
+    native().halt(this.handle);
+  }
+
   /** Bytes done so far. */
   get progress(): number {
     return native().progress(this.handle);
@@ -79,7 +84,6 @@ const arrays: Record<Dtype, { new (buffer: ArrayBuffer): RunOutput }> = {
   i8: Int8Array,
 };
 
-/** What a step of a program took. */
 /** What one step of a program took. */
 export interface StepProfile {
   /** The name of its op. */
@@ -96,6 +100,20 @@ export interface RunOptions {
   borrow?: boolean;
 }
 
+/** How a program is run again and again: see `Program.chain`. */
+export interface ChainOptions {
+  /** Runs, at most. */
+  steps: number;
+  /** An output [n] i32, and the input of as many that it becomes. */
+  token: string;
+  ids: string;
+  /** An input [n] i32 that grows by one. */
+  position: string;
+  /** The run that gives one of these tokens is the last. */
+  stops: Int32Array;
+  cancel?: CancelToken | undefined;
+}
+
 /** A recorded program on its device, ready to run any number of times. */
 export class Program {
   constructor(
@@ -106,9 +124,31 @@ export class Program {
 
   /** Runs once. Inputs and outputs go by the names they were recorded under. */
   async run(inputs: Record<string, RunInput> = {}, options: RunOptions = {}): Promise<Record<string, RunOutput>> {
-    const results = await this.#start(inputs, options, false);
-    return Object.fromEntries(
-      this.graph.outputs.map(({ name, tensor }, i) => [name, new arrays[tensor.dtype](results[i]!)]),
+    return this.#named(await this.#start(inputs, options, false));
+  }
+
+  /**
+   * Runs again and again, each time with the token that the last run gave, without waiting for JavaScript in between, until
+   * anything else is asked of the device. `take`, which must not throw, gets the outputs of one or more further runs, one after another.
+   */
+  async chain(
+    inputs: Record<string, RunInput>,
+    { steps, token, ids, position, stops, cancel }: ChainOptions,
+    take: (results: Record<string, RunOutput>) => void,
+  ): Promise<void> {
+    const place = (ports: { name: string }[], wanted: string) => ports.findIndex(({ name }) => name === wanted);
+    const numbers = [
+      steps,
+      place(this.graph.outputs, token),
+      place(this.graph.inputs, ids),
+      place(this.graph.inputs, position),
+    ];
+    const device = this.device.handle;
+    const list = this.#list(inputs);
+    const named = (...buffers: ArrayBuffer[]) => take(this.#named(buffers));
+    await onStack(
+      native().runChain(device, this.handle, list, cancel?.handle ?? null, numbers, stops, named),
+      this.graph,
     );
   }
 
@@ -138,8 +178,15 @@ export class Program {
     return { steps: steps!, bytes: bytes! };
   }
 
-  #start(inputs: Record<string, RunInput>, { token, borrow = false }: RunOptions, profile: boolean) {
-    const list = this.graph.inputs.map(({ name, tensor }) => {
+  #named(results: ArrayBuffer[]): Record<string, RunOutput> {
+    return Object.fromEntries(
+      this.graph.outputs.map(({ name, tensor }, i) => [name, new arrays[tensor.dtype](results[i]!)]),
+    );
+  }
+
+  /** The inputs in the program's order. */
+  #list(inputs: Record<string, RunInput>): RunInput[] {
+    return this.graph.inputs.map(({ name, tensor }) => {
       const array = inputs[name];
       if (!(array instanceof arrays[tensor.dtype]))
         throw typeError('ERR_ARG_TYPE', `input ${name} must be a ${arrays[tensor.dtype].name}, got ${show(array)}`);
@@ -150,6 +197,10 @@ export class Program {
         );
       return array;
     });
+  }
+
+  #start(inputs: Record<string, RunInput>, { token, borrow = false }: RunOptions, profile: boolean) {
+    const list = this.#list(inputs);
     return onStack(
       native().run(this.device.handle, this.handle, list, token?.handle ?? null, borrow, profile),
       this.graph,

@@ -194,26 +194,60 @@ export class Engine {
    * alone have an error.
    */
   async run(rows: readonly Row[], ending: Ending, token?: CancelToken): Promise<Outcome[]> {
-    const length = rows[0]!.ids.length;
-    const inputs: Record<string, Float32Array | Int32Array> = {
-      ids: concat(rows.map(({ ids }) => ids)),
-      slots: Int32Array.from(rows, ({ slot }) => slot),
-    };
-    if (ending === 'sample') Object.assign(inputs, samplingInputs(rows));
-    const program = await this.#program(rows.length, length, ending);
-    const { vocabSize: v } = this.config.text;
-    const logitsOf = (all: Float32Array, i: number) => all.slice(i * v, (i + 1) * v);
+    const inputs = rowInputs(rows, ending);
+    const program = await this.#program(rows.length, rows[0]!.ids.length, ending);
     try {
       const results = await program.run(inputs, { token });
       if (ending === 'sample') return rows.map((_, i) => ({ drawn: drawnOf(results, i) }));
-      if (ending === 'logits') return rows.map((_, i) => ({ logits: logitsOf(results.logits as Float32Array, i) }));
+      if (ending === 'logits')
+        return rows.map((_, i) => ({ logits: this.#logitsOf(results.logits as Float32Array, i) }));
       return rows.map(() => ({}));
     } catch (error) {
-      // The states have gone a step further and can't be brought back; the logits are there, and nothing is marked as drawn.
-      const logits = logitsLeft(error);
-      if (!logits || rows.length === 1) throw error;
-      return Promise.all(rows.map((row, i) => this.#draw(row, logitsOf(logits, i), token)));
+      return this.#drawEach(rows, error, token);
     }
+  }
+
+  /**
+   * Writes on: each row's one id is read and a token drawn, which is read in turn, up to `steps` times. The step that draws
+   * one of `stops` for any row is the last, and so is the one that goes on when the token is halted or anything else is asked
+   * of the device. `take`, which must not throw, gets each step's outcomes some time after it.
+   */
+  async write(
+    rows: readonly Row[],
+    { steps, stops, token }: { steps: number; stops: Int32Array; token: CancelToken },
+    take: (outcomes: Outcome[]) => void,
+  ): Promise<void> {
+    const inputs = rowInputs(rows, 'sample');
+    const program = await this.#program(rows.length, 1, 'sample');
+    const ports = { token: 'token', ids: 'ids', position: 'position' };
+    let done = 0;
+    const passOn = (results: Record<string, RunOutput>) => {
+      for (let at = 0; at < results.token!.length; at += rows.length) {
+        done++;
+        take(rows.map((_, i) => ({ drawn: drawnOf(results, at + i) })));
+      }
+    };
+    try {
+      await program.chain(inputs, { ...ports, steps, stops, cancel: token }, passOn);
+    } catch (error) {
+      const late = rows.map((row) => ({ ...row, position: row.position + done }));
+      take(await this.#drawEach(late, error, token));
+    }
+  }
+
+  /**
+   * What is left to do after a run in which no token could be drawn for some of several rows. The states have gone a step
+   * further and can't be brought back; the logits are there, and nothing is marked as drawn.
+   */
+  #drawEach(rows: readonly Row[], error: unknown, token?: CancelToken): Promise<Outcome[]> {
+    const logits = logitsLeft(error);
+    if (!logits || rows.length === 1) throw error;
+    return Promise.all(rows.map((row, i) => this.#draw(row, this.#logitsOf(logits, i), token)));
+  }
+
+  #logitsOf(all: Float32Array, i: number): Float32Array {
+    const { vocabSize: v } = this.config.text;
+    return all.slice(i * v, (i + 1) * v);
   }
 
   /** Draws one row's token again, from logits that a run of several rows has left. */
@@ -398,6 +432,12 @@ function concat(parts: readonly Int32Array[]): Int32Array {
   for (const [i, part] of parts.entries()) all.set(part, i * first!.length);
   return all;
 }
+
+const rowInputs = (rows: readonly Row[], ending: Ending): Record<string, Float32Array | Int32Array> => ({
+  ids: concat(rows.map(({ ids }) => ids)),
+  slots: Int32Array.from(rows, ({ slot }) => slot),
+  ...(ending === 'sample' && samplingInputs(rows)),
+});
 
 const samplingInputs = (rows: readonly Row[]) => ({
   params: Float32Array.from(rows.flatMap(({ sampling }) => paramsOf(sampling!))),

@@ -355,7 +355,7 @@ export async function load(
     throw error;
   });
   try {
-    const scheduler = new Scheduler(engine, { maxBatch, maxQueue });
+    const scheduler = new Scheduler(engine, { maxBatch, maxQueue, stops: tokenizer.eosIds });
     const warnings = [
       ...found,
       ...config.warnings,

@@ -11,6 +11,8 @@ export interface Task {
   /** What is wanted after the last id. */
   readonly ending: Ending;
   readonly sampling?: Sampling;
+  /** Tokens that it will take, one after another, unless one of the scheduler's `stops` is among them. */
+  ahead?(): number;
   /** Positions read so far. */
   position: number;
   /** Takes what came after the last id. What to read next, or null when the task is done. */
@@ -35,16 +37,20 @@ export interface SchedulerOptions {
   maxBatch: number;
   /** Texts that may wait for that. */
   maxQueue: number;
+  /** Tokens that end a text. */
+  stops: Iterable<number>;
 }
 
 /**
- * Decides what the device does next. Work goes in turns, each one run of a program: either the next piece of what has to
- * be read, or one step of all texts that are being written. Both kinds alternate and every text's turn comes round, so
- * nobody waits for a neighbour longer than one piece. Texts join and leave between turns.
+ * Decides what the device does next. Work goes in turns: either the next piece of what has to be read, or a step of all
+ * texts that are being written. Both kinds alternate and every text's turn comes round, so nobody waits for a neighbour
+ * longer than one piece. Texts join and leave between turns. While nobody else waits, a turn of writing takes as many steps
+ * as will be wanted for certain, so that the device does not wait for JavaScript between them.
  */
 export class Scheduler {
   readonly engine: Engine;
   readonly #options: SchedulerOptions;
+  readonly #stops: Int32Array;
   readonly #queue: Entry[] = [];
   readonly #waiting: (() => void)[] = [];
   #admitted = 0;
@@ -56,6 +62,7 @@ export class Scheduler {
   constructor(engine: Engine, options: SchedulerOptions) {
     this.engine = engine;
     this.#options = options;
+    this.#stops = Int32Array.from(options.stops);
   }
 
   /** Texts that are worked on, and that wait. */
@@ -122,7 +129,8 @@ export class Scheduler {
       };
       signal?.addEventListener('abort', abort, { once: true });
       this.#queue.push(entry);
-      if (this.#queue.length === 1 && !this.#turn) void this.#work();
+      if (this.#turn) this.#turn.token.halt();
+      else if (this.#queue.length === 1) void this.#work();
     });
   }
 
@@ -139,6 +147,7 @@ export class Scheduler {
     if (!turn?.entries.includes(entry)) return;
     turn.entries = turn.entries.filter((other) => other !== entry);
     if (turn.entries.length === 0) turn.token.cancel();
+    else turn.token.halt();
   }
 
   async #work(): Promise<void> {
@@ -221,38 +230,43 @@ export class Scheduler {
       position: task.position + length,
     }));
     const all = [...turn.entries];
-    let outcomes: Outcome[];
+    const take = (outcomes: Outcome[]) => {
+      const left = turn.entries.length;
+      turn.entries = all.filter(
+        (entry, i) => turn.entries.includes(entry) && this.#advance(entry, length, outcomes[i]!),
+      );
+      if (turn.entries.length < left) turn.token.halt();
+    };
     try {
-      outcomes = await this.engine.run(rows, ending, turn.token);
+      if (ending === 'sample' && length === 1)
+        await this.engine.write(rows, { steps: this.#steps(turn), stops: this.#stops, token: turn.token }, take);
+      else take(await this.engine.run(rows, ending, turn.token));
+      this.#queue.push(...turn.entries);
     } catch (error) {
       for (const entry of turn.entries) entry.fail(error);
-      return;
-    }
-    for (const [i, entry] of all.entries()) {
-      if (turn.entries.includes(entry)) this.#advance(entry, length, outcomes[i]!);
     }
   }
 
-  #advance(entry: Entry, length: number, outcome: Outcome): void {
-    if (outcome.error !== undefined) {
-      entry.fail(outcome.error);
-      return;
-    }
-    const { task } = entry;
-    task.position += length;
-    task.ids = task.ids.subarray(length);
-    if (task.ids.length > 0) {
-      this.#queue.push(entry);
-      return;
-    }
+  /** Steps that a turn of writing takes at most. */
+  #steps({ entries }: Turn): number {
+    if (this.#queue.length > 0) return 1;
+    return Math.max(1, Math.min(...entries.map(({ task }) => task.ahead?.() ?? 1)));
+  }
+
+  /** False when the task is over. */
+  #advance({ task, done, fail }: Entry, length: number, outcome: Outcome): boolean {
     try {
+      if (outcome.error !== undefined) throw outcome.error;
+      task.position += length;
+      task.ids = task.ids.subarray(length);
+      if (task.ids.length > 0) return true;
       const next = task.take(outcome);
-      if (next) {
-        task.ids = next;
-        this.#queue.push(entry);
-      } else entry.done();
+      if (next) task.ids = next;
+      else done();
+      return next !== null;
     } catch (error) {
-      entry.fail(error);
+      fail(error);
+      return false;
     }
   }
 }

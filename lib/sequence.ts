@@ -1,7 +1,7 @@
 import type { Outcome } from './engine.ts';
 import type { FinishReason } from './generation.ts';
 import type { Sampling } from './sampling.ts';
-import type { Scheduler } from './scheduler.ts';
+import type { Scheduler, Task } from './scheduler.ts';
 import { StopMatcher } from './text/text_stream.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 
@@ -189,7 +189,9 @@ export class Sequence {
       this.#unread = new Int32Array();
       return next;
     };
-    await this.#run(first, 'sample', take, signal, sampling);
+    // What ends with one of these strings is only known here, and then the model must not have read on.
+    const ahead = () => (stop.length > 0 ? 1 : maxNewTokens - written.tokens.length);
+    await this.#run(first, 'sample', take, signal, { sampling, ahead });
     if (stopped) return;
     const rest = stops.push(stream.flush());
     add(rest.text);
@@ -210,9 +212,9 @@ export class Sequence {
     ending: 'none' | 'logits' | 'sample',
     take: (outcome: Outcome) => Int32Array | null,
     signal: AbortSignal,
-    sampling?: Sampling,
+    more: Pick<Task, 'sampling' | 'ahead'> = {},
   ): Promise<void> {
-    const task = { slot: this.#slot, ids, ending, sampling, position: this.#position, take };
+    const task: Task = { slot: this.#slot, ids, ending, position: this.#position, take, ...more };
     await this.#scheduler.run(task, signal);
     this.#position = task.position;
   }

@@ -24,6 +24,11 @@ void Device::post(std::unique_ptr<Job> job) noexcept {
   wake_.notify_one();
 }
 
+bool Device::awaited() {
+  std::lock_guard lock(lock_);
+  return !queue_.empty();
+}
+
 void Device::shut() {
   {
     std::lock_guard lock(lock_);

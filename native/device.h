@@ -16,6 +16,7 @@ namespace vlm {
 // Shared by a caller and the jobs it has queued: one flag stops them all, one counter says how far they are.
 struct Token {
   std::atomic<bool> cancelled{false};
+  std::atomic<bool> halted{false};   // of a chain: no further step
   std::atomic<int64_t> progress{0};  // bytes
 };
 
@@ -69,6 +70,8 @@ class Device : public std::enable_shared_from_this<Device> {
   ~Device();
 
   void post(std::unique_ptr<Job> job) noexcept;
+  // Whether jobs wait for the present one.
+  bool awaited();
   // Cancels the job in progress and all that wait. No job is taken up any more; those waiting fail with ERR_DISPOSED.
   void shut();
   // shut(), and waits for the thread to end. Not from the device's own thread.
@@ -110,6 +113,7 @@ class Executable {
 
   const Program& program() const { return *program_; }
   const Device* device() const { return device_.get(); }
+  bool awaited() const { return device_->awaited(); }
   bool prepare(Failure&);
   // inputs: one address for each of the program's inputs; outputs likewise, each as large as its tensor. ms: null, or
   // milliseconds for each step.

@@ -33,7 +33,7 @@ std::shared_ptr<NodeDevice> NodeDevice::open(Napi::Env env, std::unique_ptr<Back
       std::lock_guard lock(raw->lock_);
       raw->done_.push(std::move(job));
     }
-    napi_call_threadsafe_function(raw->wake_, nullptr, napi_tsfn_nonblocking);
+    raw->wake();
   });
   // Hooks run last in, first out: registered after the thread-safe function, this one joins the thread while the
   // function can still be called.
@@ -48,6 +48,7 @@ void NodeDevice::at_exit(void* self) {
   const auto device = static_cast<NodeDevice*>(self)->shared_from_this();
   device->finish();
   const JobQueue unsettled = std::move(device->done_);
+  const auto untold = std::move(device->news_);
 }
 
 void NodeDevice::finish() {
@@ -60,7 +61,12 @@ void NodeDevice::finish() {
   }
 }
 
-Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work work, Result result) {
+void NodeDevice::wake() {
+  if (!awake_.exchange(true) && napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking) != napi_ok)
+    awake_ = false;
+}
+
+Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work work, Result result, News news) {
   auto deferred = Napi::Promise::Deferred::New(env);
   if (closed_) {
     deferred.Reject(to_js(env, "ERR_DISPOSED", "the device was disposed").Value());
@@ -69,7 +75,10 @@ Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work
   auto job = std::make_unique<Job>();
   if (token) job->token = std::move(token);
   job->work = std::move(work);
-  job->settle = [env, deferred, result = std::move(result), self = shared_from_this()](Job& job) {
+  const auto told = news ? std::make_shared<News>(std::move(news)) : nullptr;
+  if (told) news_.push_back(told);
+  job->settle = [env, deferred, result = std::move(result), told, self = shared_from_this()](Job& job) {
+    if (told) std::erase(self->news_, told);
     try {
       if (!job.ok) {
         Napi::Error error = to_js(env, job.failure.code, job.failure.message, job.failure.step);
@@ -94,10 +103,16 @@ Napi::Promise NodeDevice::post(Napi::Env env, std::shared_ptr<Token> token, Work
 void NodeDevice::drain(Napi::Env env) {
   Napi::HandleScope scope(env);
   const auto keep = shared_from_this();  // the last job may hold the last reference
+  awake_ = false;
   JobQueue done = [this] {
     std::lock_guard lock(lock_);
     return std::move(done_);
   }();
+  try {
+    for (const auto& news : std::vector(news_)) (*news)(env);
+  } catch (const Napi::Error&) {
+    // As below.
+  }
   while (auto job = done.pop()) {
     try {
       job->settle(*job);

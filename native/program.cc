@@ -1,6 +1,8 @@
 #include "program.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "ops.h"
 
@@ -136,6 +138,22 @@ class Decoder {
     p.step_inputs_.push_back(in);
   }
 
+  // Whether every element has a place of its own: from the shortest stride to the longest, each steps over all before it.
+  static bool spread_out(const TensorArg& t) {
+    std::array<std::pair<int64_t, int64_t>, kMaxRank> dims;  // stride, size
+    int n = 0;
+    for (int i = 0; i < t.rank; i++)
+      if (t.size[i] > 1) dims[n++] = {t.stride[i], t.size[i]};
+    std::sort(dims.begin(), dims.begin() + n);
+    int64_t last = 0;
+    for (int i = 0; i < n; i++) {
+      const auto [stride, size] = dims[i];
+      if (stride <= last) return false;
+      last += (size - 1) * stride;
+    }
+    return true;
+  }
+
   // What a step writes lies apart from its other tensors, or is one of its inputs: the same elements in the same places.
   void check_places(const Program& p, int64_t step, const std::vector<int32_t>& ids, int in) {
     const auto meet = [](const Program::Tensor& a, const Program::Tensor& b) {
@@ -146,13 +164,18 @@ class Decoder {
       return a.offset == b.offset && a.arg.dtype == b.arg.dtype && a.arg.rank == b.arg.rank &&
              a.arg.size == b.arg.size && a.arg.stride == b.arg.stride;
     };
-    for (size_t o = in; o < ids.size(); o++)
+    for (size_t o = in; o < ids.size(); o++) {
+      if (ids[o] < 0) continue;
+      const auto& written = p.tensors[ids[o]];
+      REQUIRE(!written.bytes || spread_out(written.arg), "step ", step, " writes elements of tensor ", ids[o],
+              " to the same place");
       for (size_t i = 0; i < o; i++) {
-        if (ids[o] < 0 || ids[i] < 0) continue;
-        const auto &written = p.tensors[ids[o]], &other = p.tensors[ids[i]];
+        if (ids[i] < 0) continue;
+        const auto& other = p.tensors[ids[i]];
         REQUIRE(!meet(written, other) || (static_cast<int>(i) < in && same(written, other)), "step ", step,
                 " writes tensor ", ids[o], " over a part of tensor ", ids[i]);
       }
+    }
   }
 
   // No step and no output may read a value that nothing has written.

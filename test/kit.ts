@@ -3,9 +3,9 @@ import * as assert from 'uvu/assert';
 import { Device, type RunInput } from '../lib/device.ts';
 import { devices } from '../lib/devices.ts';
 import { load as loadAnywhere } from '../lib/model.ts';
-import { ops as allOps } from '../lib/ops/index.ts';
+import { ops as allOps, embedding, sample } from '../lib/ops/index.ts';
 import { Graph } from '../lib/program.ts';
-import type { Dtype, Tensor } from '../lib/tensor.ts';
+import { type Dtype, reshape, type Tensor } from '../lib/tensor.ts';
 
 /** Lengths around every vector width and tile, and those of the real towers. */
 export const hardLengths = [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 129, 255, 257, 729, 1025, 2500].filter(
@@ -123,6 +123,31 @@ export async function run(
  * uvu's suite, with one difference: uvu takes an error's `details` for text and stops the file where they are data, as those
  * of VLMambaError are. Here such an error fails its test and nothing else.
  */
+/** A model of `size` tokens that counts: after id comes id + 1, after the last one 0. For `first.length` texts at once. */
+export function counting(first: number[] = [0], size = 100): { graph: Graph; inputs: Record<string, RunInput> } {
+  const n = first.length;
+  const graph = new Graph();
+  const ids = graph.input('ids', 'i32', [n, 1]);
+  const position = graph.input('position', 'i32', [n]);
+  const params = graph.input('params', 'f32', [n, 6]);
+  const seed = graph.input('seed', 'i32', [n, 2]);
+  const weight = graph.input('weight', 'f32', [size, size]);
+  const { y } = embedding(graph, { ids, weight });
+  const { token, logprob } = sample(graph, { logits: reshape(y, [n, size]), params, seed, position });
+  graph.output('token', token);
+  graph.output('logprob', logprob);
+  const next = new Float32Array(size * size);
+  for (let id = 0; id < size; id++) next[id * size + ((id + 1) % size)] = 1;
+  const inputs = {
+    ids: Int32Array.from(first),
+    position: new Int32Array(n),
+    params: Float32Array.from(first.flatMap(() => [0, 0, 1, 0, 1, 0])),
+    seed: new Int32Array(2 * n),
+    weight: next,
+  };
+  return { graph, inputs };
+}
+
 export function suite(name?: string) {
   const inner = uvuSuite(name);
   const test = (title: string, run: () => unknown) =>

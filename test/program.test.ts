@@ -1,11 +1,11 @@
 /** Recording, printing, planning, and what native code does with words that are not a program. */
 import * as assert from 'uvu/assert';
 import { type NativeBuffer, native } from '../lib/binding.ts';
-import { CancelToken } from '../lib/device.ts';
+import { CancelToken, type ChainOptions, type Program, type RunInput } from '../lib/device.ts';
 import { linear, rmsNorm } from '../lib/ops/index.ts';
 import { Graph } from '../lib/program.ts';
 import { contiguous, index, reshape, slice, type Tensor, tensorOf, transpose, unsqueeze } from '../lib/tensor.ts';
-import { close, device, failure, floats, random, suite } from './kit.ts';
+import { close, counting, device, failure, floats, random, suite } from './kit.ts';
 
 const test = suite('program');
 
@@ -144,6 +144,85 @@ test('a run is cancelled between two steps', async () => {
   );
 });
 
+const ports = { token: 'token', ids: 'ids', position: 'position' };
+
+/** What a chain draws, each step's tokens in turn. */
+async function drawn(
+  program: Program,
+  inputs: Record<string, RunInput>,
+  options: Partial<ChainOptions>,
+  heard: (tokens: number[]) => void = () => {},
+): Promise<number[]> {
+  const tokens: number[] = [];
+  await program.chain(inputs, { ...ports, steps: 1, stops: new Int32Array(), ...options }, (results) => {
+    assert.is(results.token!.length, results.logprob!.length);
+    tokens.push(...results.token!);
+    heard(tokens);
+  });
+  return tokens;
+}
+
+test('a chain goes on from what it drew', async () => {
+  const { graph, inputs } = counting([3, 50]);
+  const program = await device().compile(graph);
+  const both = (steps: number) => Array.from({ length: steps }, (_, i) => [4 + i, (51 + i) % 100]).flat();
+  for (const steps of [1, 2, 7, 60]) assert.equal(await drawn(program, inputs, { steps }), both(steps));
+  const stops = Int32Array.of(200, 60, 5);
+  assert.equal(await drawn(program, inputs, { steps: 50, stops }), both(2), 'a stop of the first row');
+  assert.equal(await drawn(program, inputs, { steps: 50, stops: stops.subarray(0, 2) }), both(10), 'of the second');
+  assert.equal(inputs.ids, Int32Array.of(3, 50));
+});
+
+test('each step of a chain has a place of its own for its random numbers', async () => {
+  const { graph, inputs } = counting([0]);
+  const program = await device().compile(graph);
+  inputs.params![0] = 1;
+  (inputs.weight as Float32Array).fill(0);
+  const chained = await drawn(program, inputs, { steps: 20 });
+  for (const [i, token] of chained.entries()) {
+    const one = await program.run({ ...inputs, position: Int32Array.of(i) });
+    assert.is(one.token![0], token, `step ${i}`);
+  }
+  assert.ok(new Set(chained).size > 10);
+});
+
+test('a chain ends early when it is halted or another job waits, and fails when it is cancelled', async () => {
+  const { graph, inputs } = counting([0]);
+  const program = await device().compile(graph);
+  const steps = 2 ** 30;
+  const counted = (tokens: number[]) =>
+    assert.equal(
+      tokens,
+      tokens.map((_, i) => (i + 1) % 100),
+    );
+  const halted = new CancelToken();
+  counted(await drawn(program, inputs, { steps, cancel: halted }, () => halted.halt()));
+  const waiting = drawn(program, inputs, { steps });
+  await (await device().alloc(64, 'other')).free();
+  counted(await waiting);
+  const cancel = new CancelToken();
+  const heard: number[] = [];
+  const failed = drawn(program, inputs, { steps, cancel }, (tokens) => {
+    heard.push(...tokens.slice(heard.length));
+    cancel.cancel();
+  });
+  assert.is((await failure(() => failed)).code, 'ERR_CANCELLED');
+  assert.ok(heard.length > 0);
+  counted(heard);
+});
+
+test('a chain needs its ports, and passes on what fails', async () => {
+  const { graph, inputs } = counting([0]);
+  const program = await device().compile(graph);
+  for (const wrong of [{ token: 'logprob' }, { ids: 'seed' }, { position: 'weight' }, { steps: 0 }])
+    assert.is((await failure(() => drawn(program, inputs, wrong))).code, 'ERR_ARG_SHAPE', JSON.stringify(wrong));
+  (inputs.weight as Float32Array)[500] = Number.NaN;
+  const heard: number[] = [];
+  const error = await failure(() => drawn(program, inputs, { steps: 9 }, (tokens) => heard.push(...tokens)));
+  assert.is(error.code, 'ERR_NONFINITE_LOGITS');
+  assert.equal(heard.at(-1), 5, 'the steps before it were heard of');
+});
+
 test('an error in a step names the op', async () => {
   const g = new Graph();
   const ids = g.input('ids', 'i32', [1, 2]);
@@ -191,6 +270,17 @@ test('a step may write where it reads, all of it or nothing', async () => {
   const error = await failure(() => device().compile(over));
   assert.is(error.code, 'ERR_PROGRAM');
   assert.match(error.message, /step 0 writes tensor \d+ over a part of tensor \d+/);
+});
+
+test('a step may not write two elements to the same place', async () => {
+  const g = new Graph();
+  const x = g.input('x', 'f32', [4, 8]);
+  const buffer = await device().alloc(1024, 'rows');
+  const y = tensorOf(buffer, 'f32', [4, 8], { strides: [5, 1] });
+  g.push('rms_norm', { x, weight: g.input('weight', 'f32', [8]) }, { y }, { eps: 1 });
+  const error = await failure(() => device().compile(g));
+  assert.is(error.code, 'ERR_PROGRAM');
+  assert.match(error.message, /step 0 writes elements of tensor \d+ to the same place/);
 });
 
 test('20,000 programs with words changed at random: refused, or run within their memory', async () => {

@@ -20,7 +20,7 @@ const model = await load(dir, { device: 'cpu', dtype });
 const side = model.config.vision?.imageSize;
 const picture = side && { data: new Uint8Array(side * side * 3), width: side, height: side, channels: 3 };
 const prompt = (picture ? '<image>' : '') + 'a b c d e '.repeat(60);
-await model.generate({ prompt, images: picture ? [picture] : [], maxNewTokens: 16, ignoreEos: true });
+await model.generate({ prompt, images: picture ? [picture] : [], maxNewTokens: 16 });
 console.log(JSON.stringify([model.weightBytes, process.resourceUsage().maxRSS * 1024]));
 await model.dispose();
 `;

@@ -122,16 +122,23 @@ async function conversation(model: Model): Promise<void> {
   const first: number[] = [];
   for (let i = 0; i < 9; i++) first.push((await ask(1)).timings.firstToken);
   line('  picture and question to first token', median(first));
-  const before = process.cpuUsage();
-  const thread = performance.eventLoopUtilization();
-  const { tokens, timings } = await ask(256);
-  const { active } = performance.eventLoopUtilization(thread);
-  const cpu = process.cpuUsage(before);
-  const share = (1000 * active) / tokens.length;
+  const busy = async (maxNewTokens: number) => {
+    const cpu = process.cpuUsage();
+    const thread = performance.eventLoopUtilization();
+    const { tokens, timings } = await ask(maxNewTokens);
+    const { active } = performance.eventLoopUtilization(thread);
+    const { user, system } = process.cpuUsage(cpu);
+    return { active: 1000 * active, all: user + system, tokens: tokens.length, decode: timings.decode };
+  };
+  // Both read the picture and the question: what is left is the writing.
+  const short = await busy(1);
+  const long = await busy(256);
+  const more = Math.max(1, long.tokens - short.tokens);
+  const each = (key: 'active' | 'all') => ((long[key] - short[key]) / more).toFixed(0);
   line(
     '  writing, as a caller sees it',
-    timings.decode / Math.max(1, tokens.length - 1),
-    `ms a token; JavaScript thread ${share.toFixed(0)} µs, all threads ${((cpu.user + cpu.system) / tokens.length).toFixed(0)} µs a token`,
+    long.decode / more,
+    `ms a token; JavaScript thread ${each('active')} µs, all threads ${each('all')} µs a token`,
   );
 }
 

@@ -148,11 +148,12 @@ template <int n>
 SIMD_INLINE I signed_right(I a) {
   return {vshrq_n_s32(a.v, n)};
 }
+// Unsigned, because both may wrap and GCC's signed ones are C's.
 SIMD_INLINE I mul16(I a, I b) {
-  return {vreinterpretq_s32_s16(vmulq_s16(vreinterpretq_s16_s32(a.v), vreinterpretq_s16_s32(b.v)))};
+  return {vreinterpretq_s32_u16(vmulq_u16(vreinterpretq_u16_s32(a.v), vreinterpretq_u16_s32(b.v)))};
 }
 SIMD_INLINE I add8(I a, I b) {
-  return {vreinterpretq_s32_s8(vaddq_s8(vreinterpretq_s8_s32(a.v), vreinterpretq_s8_s32(b.v)))};
+  return {vreinterpretq_s32_u8(vaddq_u8(vreinterpretq_u8_s32(a.v), vreinterpretq_u8_s32(b.v)))};
 }
 
 #elif SIMD_SSE2

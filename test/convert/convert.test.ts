@@ -303,12 +303,21 @@ test('abort in the middle, a source that changes in the middle, a rival: no fold
   assert.equal(readdirSync(join(dir, 'out')), []);
 });
 
-function vlMamba(args: string[]): ChildProcess & { said: { stdout: string; stderr: string } } {
-  const child = spawn(process.execPath, ['--import', 'tsx', join('lib', 'cli.ts'), ...args]);
+const CLI = ['--import', 'tsx', join('lib', 'cli.ts')];
+
+function listen<C extends ChildProcess>(child: C): C & { said: { stdout: string; stderr: string } } {
   const said = { stdout: '', stderr: '' };
-  child.stdout.on('data', (data) => (said.stdout += data));
-  child.stderr.on('data', (data) => (said.stderr += data));
+  child.stdout!.on('data', (data) => (said.stdout += data));
+  child.stderr!.on('data', (data) => (said.stderr += data));
   return Object.assign(child, { said });
+}
+
+const vlMamba = (args: string[]) => listen(spawn(process.execPath, [...CLI, ...args]));
+
+/** Through a shell in which no file grows beyond so many blocks of 512 bytes: to a program that writes, a disk that is full. */
+function onFullDisk(blocks: number, args: string[]): ReturnType<typeof vlMamba> {
+  const child = spawn('sh', ['-c', `ulimit -f ${blocks}; exec "$0" "$@"`, process.execPath, ...CLI, ...args]);
+  return listen(child);
 }
 
 const flags = ({ vision, lm, connector, config }: Omit<Parts, 'whole'>) =>
@@ -360,6 +369,21 @@ async function large(dir: string): Promise<Omit<Parts, 'whole'>> {
   await writeSafetensors(path, sources);
   return parts;
 }
+
+test('a disk that is full in the middle: an error with its code, no folder, no leavings', async () => {
+  const dir = place();
+  const { whole, ...parts } = await writeParts(dir);
+  const before = readdirSync(dir).sort();
+  for (const args of [
+    ['convert', ...flags(parts)],
+    ['quantize', whole, '--dtype', 'int8'],
+  ]) {
+    const child = onFullDisk(64, [...args, join(dir, 'out')]);
+    assert.equal(await once(child, 'close'), [1, null], child.said.stderr);
+    assert.match(child.said.stderr, /ERR_CONVERT_WRITE.*EFBIG/);
+    assert.equal(readdirSync(dir).sort(), before);
+  }
+});
 
 test('weights pass through memory in pieces; processes that are ended leave no folder', async () => {
   const dir = place();

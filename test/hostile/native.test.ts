@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert';
 import { type Native, type NativeBuffer, type NativeDevice, native } from '../../lib/binding.ts';
 import { activation, embedding, linear, rmsNorm, sample, selectiveScan } from '../../lib/ops/index.ts';
 import { Graph } from '../../lib/program.ts';
-import { failure, random, suite } from '../kit.ts';
+import { counting, failure, random, suite } from '../kit.ts';
 
 const test = suite('native boundary');
 const addon = native();
@@ -28,6 +28,9 @@ function words(): Int32Array {
   return g.encode().words;
 }
 const inputs = () => [Int32Array.of(1, 2, 6), new Float32Array(7 * 16).fill(0.5), new Float32Array(16).fill(1)];
+
+const counter = () => counting().graph.encode().words;
+const counterInputs = () => Object.values(counting().inputs);
 
 async function settle(value: unknown): Promise<unknown> {
   try {
@@ -56,10 +59,12 @@ test('no argument, too few, and each replaced by every kind of nonsense', async 
   const program = await addon.compile(device, words(), []);
   const buffer = await addon.alloc(device, 64);
   const token = addon.token();
+  const counts = await addon.compile(device, counter(), []);
   const valid: Record<string, unknown[]> = {
     open: [1],
     close: [device],
     cancel: [token],
+    halt: [token],
     progress: [token],
     alloc: [device, 64],
     free: [buffer],
@@ -71,6 +76,7 @@ test('no argument, too few, and each replaced by every kind of nonsense', async 
     compile: [device, words(), []],
     drop: [program],
     run: [device, program, inputs(), token, false, false],
+    runChain: [device, counts, counterInputs(), token, [1, 0, 0, 1], new Int32Array(1), () => {}],
   };
   // Where these are, any value will do.
   const free: Record<string, number[]> = { run: [4, 5] };
@@ -82,7 +88,8 @@ test('no argument, too few, and each replaced by every kind of nonsense', async 
       // The path of load may be any string, its token and that of run may be absent, and lists of no buffers are lists.
       const fits = (value: unknown) =>
         (typeof value === 'string' && typeof args[i] === 'string') ||
-        (value == null && args[i] === token && name !== 'cancel' && name !== 'progress') ||
+        (value == null && args[i] === token && !['cancel', 'halt', 'progress'].includes(name)) ||
+        (typeof value === 'function' && typeof args[i] === 'function') ||
         (Array.isArray(value) && value.length === 0 && Array.isArray(args[i]));
       for (const value of nonsense.filter((value) => !fits(value))) {
         await refused(`${name} argument ${i} = ${String(value)}`, () =>
@@ -109,6 +116,7 @@ test('one handle taken for another', async () => {
     free: 'buffer',
     drop: 'program',
     cancel: 'token',
+    halt: 'token',
     progress: 'token',
   };
   for (const [name, kind] of Object.entries(wanted))
@@ -332,7 +340,8 @@ test(`${CALLS} calls with arguments drawn at random from a seed`, async () => {
   const original = words();
   const names = Object.keys(addon).filter((name) => !['open', 'close', 'schema', 'machine'].includes(name));
   const buffers: unknown[] = [await addon.alloc(device, 64), await addon.alloc(other, 4096)];
-  const programs: unknown[] = [await addon.compile(device, original, [])];
+  const programs: unknown[] = [original, counter()].map((words) => addon.compile(device, words, []));
+  for (const i of programs.keys()) programs[i] = await programs[i];
   const tokens: unknown[] = [addon.token()];
   const small = () => Math.floor(next() * 80);
   const kinds: (() => unknown)[] = [
@@ -346,7 +355,7 @@ test(`${CALLS} calls with arguments drawn at random from a seed`, async () => {
     () => Float32Array.from({ length: small() }, next),
     () => new Float64Array(7 * Math.floor(next() * 3)).map(small),
     () => new BigInt64Array(4),
-    inputs,
+    () => pick([inputs, counterInputs])(),
     () => [pick(buffers), pick(buffers)],
     () => [],
     () => pick(['', '/dev/null', '/dev/zero', 'package.json', '\0', {}, null, undefined, true, 1n]),
@@ -356,6 +365,8 @@ test(`${CALLS} calls with arguments drawn at random from a seed`, async () => {
         mutant[Math.floor(next() * mutant.length)] = pick([-1, 0, 1, 2, small(), 2 ** 31 - 1]);
       return mutant;
     },
+    () => [1 + small(), pick([0, 0, 1]), pick([0, 0, 2]), pick([1, 1, 3])],
+    () => () => {},
   ];
   /** Mostly what belongs there, so that calls get past the first check. */
   const shapes: Record<string, number[]> = {
@@ -367,9 +378,11 @@ test(`${CALLS} calls with arguments drawn at random from a seed`, async () => {
     load: [0, 13, 9, 8, 11, 3, 4],
     compile: [0, 14, 12],
     run: [0, 2, 10, 3, 4, 4],
+    runChain: [0, 2, 10, 3, 15, 14, 16],
     free: [1],
     drop: [2],
     cancel: [3],
+    halt: [3],
     progress: [3],
   };
   let pending: Promise<unknown>[] = [];

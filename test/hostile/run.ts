@@ -1,11 +1,11 @@
 /**
  * npm run test:hostile [-- --asan]: what is hostile in the tests: files, pictures, texts, calls, states, ends. With --asan the
- * addon is built with AddressSanitizer and UndefinedBehaviorSanitizer, and the suites that reach it run over that build.
+ * suites that reach the addon run over one with AddressSanitizer and UndefinedBehaviorSanitizer, two at once.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { must } from '../native/build.ts';
+import { asanRuntime, build, must } from '../native/build.ts';
 
 const { values } = parseArgs({ options: { asan: { type: 'boolean', default: false } } });
 if (!values.asan) {
@@ -21,22 +21,39 @@ if (!values.asan) {
     'lifetime',
   ]);
 } else {
-  const out = join('build-native', 'addon');
-  must('npx', ['cmake-js', 'build', '--out', join(out, 'build'), '--CDVL_MAMBA_ASAN=ON']);
-  const library = (name: string) => spawnSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout.trim();
-  for (const file of [
+  const env = {
+    ...process.env,
+    VL_MAMBA_PREBUILD: resolve(build('address')),
+    LD_PRELOAD: asanRuntime(),
+    // Node itself leaves memory behind when it ends; leaks are what test:native looks for.
+    ASAN_OPTIONS: 'detect_leaks=0,abort_on_error=1',
+    UBSAN_OPTIONS: 'print_stacktrace=1',
+  };
+  const suites = [
+    'lifetime/lifetime',
     'hostile/native',
     'hostile/ops',
     'hostile/api',
     'fuzz/parsers',
-    'lifetime/lifetime',
     'sessions/batching',
-  ])
-    must(process.execPath, ['--expose-gc', '--import', 'tsx', join('test', `${file}.test.ts`)], {
-      VL_MAMBA_PREBUILD: resolve(out),
-      LD_PRELOAD: `${library('libasan.so')} ${library('libubsan.so')}`,
-      // Node itself leaves memory behind when it ends; leaks are what test:native looks for.
-      ASAN_OPTIONS: 'detect_leaks=0,abort_on_error=1',
-      UBSAN_OPTIONS: 'print_stacktrace=1',
+    'program',
+  ];
+  const run = (suite: string) =>
+    new Promise<void>((resolve, reject) => {
+      const file = join('test', `${suite}.test.ts`);
+      const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', file], { env });
+      let output = '';
+      child.stdout.on('data', (data) => (output += data));
+      child.stderr.on('data', (data) => (output += data));
+      child.on('error', reject);
+      child.on('close', (status, signal) => {
+        console.log(output);
+        if (status === 0) resolve();
+        else reject(new Error(`${file} under AddressSanitizer ended with ${signal ?? `status ${status}`}`));
+      });
     });
+  const lane = async () => {
+    for (let suite = suites.shift(); suite; suite = suites.shift()) await run(suite);
+  };
+  await Promise.all([lane(), lane()]);
 }

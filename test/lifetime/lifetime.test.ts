@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -22,6 +23,8 @@ test.before(async () => {
 test.after(() => remove());
 
 const long: GenerateOptions = { prompt: 'for ever', maxNewTokens: 100_000, temperature: 1, seed: 5 };
+
+const builtAddon = () => join(process.env.VL_MAMBA_PREBUILD ?? '.', 'build', 'Release', 'vl_mamba.node');
 
 /** The first piece of text is there, so the model is in the middle of its work. */
 async function begun(model: Model, options: GenerateOptions = long) {
@@ -242,8 +245,7 @@ test('garbage is collected while it runs, and nothing that runs is garbage', asy
 
 test('two copies of the addon in one process, and one of them in a worker', async () => {
   const copy = join(dir, 'copy.node');
-  const built = 'build/Release/vl_mamba.node';
-  copyFileSync(process.env.VL_MAMBA_PREBUILD ? join(process.env.VL_MAMBA_PREBUILD, built) : built, copy);
+  copyFileSync(builtAddon(), copy);
   const other = createRequire(import.meta.url)(copy) as Native;
   const device = other.open(2);
   const buffer = await other.alloc(device, 64);
@@ -265,6 +267,55 @@ test('two copies of the addon in one process, and one of them in a worker', asyn
   await worker.terminate();
   await other.close(device);
   assert.equal((await running).tokens, want);
+});
+
+test('the addon is loaded again in one thread, and both work', async () => {
+  const load = createRequire(import.meta.url);
+  const copy = join(dir, 'again.node');
+  copyFileSync(builtAddon(), copy);
+  const addons = [1, 2, 3].map(() => {
+    delete load.cache[copy];
+    return load(copy) as Native;
+  });
+  const devices = addons.map((addon) => addon.open(1));
+  for (const [i, addon] of addons.entries())
+    await addon.fill(devices[i]!, await addon.alloc(devices[i]!, 64), 0, 64, i);
+  for (const [i, addon] of addons.entries()) await addon.close(devices[i]!);
+});
+
+test('calls where the stack ends: a RangeError or an answer, and the next call works', async () => {
+  await using model = await load(dir);
+  const options = { prompt: 'a b c', maxNewTokens: 2 };
+  const { tokens } = await model.generate(options);
+  const outcomes: Promise<unknown>[] = [];
+  const dive = (): void => {
+    try {
+      dive();
+    } finally {
+      // On the way up from the end, each call with a little more room than the one before.
+      if (outcomes.length < 20) outcomes.push((async () => await model.generate(options))().catch((error) => error));
+    }
+  };
+  assert.throws(dive, (error: unknown) => error instanceof RangeError);
+  for (const outcome of await Promise.all(outcomes))
+    if (outcome instanceof Error) assert.instance(outcome, RangeError);
+    else assert.equal((outcome as { tokens: number[] }).tokens, tokens);
+  assert.equal((await model.generate(options)).tokens, tokens);
+});
+
+test('files are read while it generates', async () => {
+  await using model = await load(dir);
+  const all = Array.from({ length: 8 }, () => model.generate({ ...long, maxNewTokens: 2000 }));
+  const took: number[] = [];
+  for (let i = 0; i < 200; i++) {
+    const start = performance.now();
+    await readFile('package.json');
+    took.push(performance.now() - start);
+  }
+  await model.dispose();
+  await Promise.allSettled(all);
+  took.sort((a, b) => a - b);
+  assert.ok(took[198]! < 20, `99th percentile ${took[198]!.toFixed(1)} ms`);
 });
 
 test('the event loop stays free while it generates', async () => {

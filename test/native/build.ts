@@ -24,6 +24,13 @@ export function build(sanitize: 'address' | 'thread'): string {
   return make(sanitize, [`-DCMAKE_CXX_COMPILER=${compiler()}`, `-DSANITIZE=${sanitize}`]);
 }
 
+/** What a process that loads the addon of build('address') has to load before anything else. */
+export function asanRuntime(): string {
+  const processor = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as 'x64' | 'arm64'];
+  const name = `libclang_rt.asan-${processor}.so`;
+  return spawnSync(compiler(), [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout.trim();
+}
+
 /** The same for Linux on arm64, with Debian's cross compiler, for an emulator to run. */
 export function buildForArm64(): string {
   return make('arm64', [

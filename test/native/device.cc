@@ -2,8 +2,10 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <span>
 #include <thread>
 
+#include "chain.h"
 #include "kit.h"
 
 namespace vlm::test {
@@ -175,6 +177,55 @@ TEST(a_device_ends_with_programs_and_buffers_alive) {
       caller.device->join();
     }
     static_cast<char*>(buffer->memory)[99] = 1;
+  }
+}
+
+// A model of 8 tokens that counts: token = ids + 1, from 7 to 0.
+Words counting() {
+  Words w;
+  w.values = {4, 4, 24, 8, 8 * 8 * 4, 8 * 4, 4, 4};
+  const int32_t f32 = 0, i32 = 3;
+  w.tensors = {{0, i32, {1, 1}},    {1, i32, {1}}, {2, f32, {1, 6}}, {3, i32, {1, 2}}, {4, f32, {8, 8}},
+               {5, f32, {1, 1, 8}}, {6, i32, {1}}, {7, f32, {1}},    {5, f32, {1, 8}}};
+  w.inputs = {0, 1, 2, 3, 4};
+  w.outputs = {6, 7};
+  w.steps = {{op_id("embedding"), {0, 4, -1, -1, 5}, {}}, {op_id("sample"), {8, 2, 3, 1, -1, -1, 6, 7}, {}}};
+  return w;
+}
+
+TEST(a_chain_ends_where_it_is_told_to_from_any_thread) {
+  Caller caller(2);
+  const auto program = compile(caller, counting());
+  std::vector<float> weight(64);
+  for (int i = 0; i < 8; i++) weight[8 * i + (i + 1) % 8] = 1;
+  const std::vector<float> params = {0, 0, 1, 0, 1, 0};
+  const auto bytes = [](const auto& numbers) {
+    const auto span = std::as_bytes(std::span(numbers));
+    return std::vector<std::byte>(span.begin(), span.end());
+  };
+  for (int i = 0; i < 60; i++) {
+    const bool stopped = i % 3 == 0, halted = i % 3 == 1;
+    std::vector<std::vector<std::byte>> inputs = {bytes(std::array{2}), bytes(std::array{0}), bytes(params),
+                                                  bytes(std::array{0, 0}), bytes(weight)};
+    std::vector<std::vector<std::byte>> outputs = {std::vector<std::byte>(4), std::vector<std::byte>(4)};
+    std::vector<int32_t> tokens;
+    const auto each = [&] {
+      tokens.emplace_back();
+      std::memcpy(&tokens.back(), outputs[0].data(), 4);
+    };
+    Chain chain{1 << 30, 0, 0, 1};
+    if (stopped) chain.stops = {9, 1};
+    auto token = std::make_shared<Token>();
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::microseconds(i * 10));
+      (halted ? token->halted : token->cancelled) = !stopped;
+    });
+    const Failure failure = caller.call(
+        [&](Job& job) { return run_chain(*program, chain, inputs, outputs, *job.token, each, job.failure); }, token);
+    other.join();
+    EXPECT(stopped || halted ? !failure.code[0] : std::string(failure.code) == "ERR_CANCELLED", failure.code);
+    EXPECT(!stopped || tokens.size() == 7, tokens.size(), " steps");
+    for (size_t t = 0; t < tokens.size(); t++) EXPECT(tokens[t] == static_cast<int32_t>((3 + t) % 8), "step ", t);
   }
 }
 
