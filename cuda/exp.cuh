@@ -11,11 +11,13 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// x / (1 + e^-x) with an error of about 2^-22.
-__device__ inline float silu(float x) {
+__device__ inline float reciprocal_fast(float x) {
   float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.f + exp2_fast(-x * kLog2e)));
-  return x * y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
+
+// x / (1 + e^-x) with an error of about 2^-22.
+__device__ inline float silu(float x) { return x * reciprocal_fast(1.f + exp2_fast(-x * kLog2e)); }
 
 }  // namespace vlm::cuda

@@ -119,7 +119,7 @@ Tile choose_tile(int64_t m, int64_t n, int64_t k, int multiprocessors) {
     return {.groups = 2, .columns = 192, .splits = ceil_div(m, 128) * columns <= clusters ? 8 : 4};
   }
   Tile best{};
-  int64_t least = 0;
+  int64_t least = 0, fewest = 0;
   for (const Tile t : {Tile{2, 256}, Tile{2, 208, 2, 1}, Tile{2, 192, 2, 1}, Tile{2, 160, 2, 1}, Tile{2, 128, 2, 1},
                        Tile{2, 192, 1, 2}, Tile{2, 160, 1, 2}, Tile{2, 128, 1, 2}, Tile{1, 128, 4, 1}}) {
     const int64_t rows = 64 * t.groups, cluster = t.cluster_m * t.cluster_n;
@@ -127,7 +127,9 @@ Tile choose_tile(int64_t m, int64_t n, int64_t k, int multiprocessors) {
     const int64_t waves = ceil_div(tiles, multiprocessors / cluster * cluster);
     const int64_t products = rows * t.columns / 32 * 9 / 8, reads = (rows + t.columns) * 128 / 56;
     const int64_t cycles = waves * (ceil_div(k, kWgmmaK) * std::max(products, reads) + 1500 + rows * t.columns / 7);
-    if (best.groups == 0 || cycles < least) best = t, least = cycles;
+    // Of equals the one with fewer tiles: what they read and multiply for nothing costs others bandwidth and power.
+    if (best.groups == 0 || cycles < least || (cycles == least && tiles < fewest))
+      best = t, least = cycles, fewest = tiles;
   }
   return best;
 }

@@ -86,7 +86,7 @@ struct Ahead {
   }
 };
 
-// A warpgroup's sums without an activation to y straight from the registers: two neighbours of a quad swap halves, so that each has four columns
+// A warpgroup's sums to y straight from the registers: two neighbours of a quad swap halves, so that each has four columns
 // of a row. As many loads of the residual as there are registers for are under way before the first is used.
 template <int BN, int kAhead>
 __device__ __forceinline__ void finish_registers(const Finish& f, const float (&sums)[BN / 2], const Ahead<BN>& ahead,
@@ -95,7 +95,8 @@ __device__ __forceinline__ void finish_registers(const Finish& f, const float (&
   const int lane = threadIdx.x % 32, t = lane % 4;
   const bool odd = t % 2;
   const int c0 = column + t % 2 * 8 + t / 2 * 4;
-  const bool wide = f.residual.dtype == Dtype::f32;
+  const bool wide = f.residual.dtype == Dtype::f32, gated = f.activation != Activation::none;
+  const Gate gate = gate_of(f.activation);
   Pack<uint32_t, 4> add[kAhead][2][2];
   const auto load_residual = [&](int chunk) {
 #pragma unroll
@@ -128,6 +129,10 @@ __device__ __forceinline__ void finish_registers(const Finish& f, const float (&
         v[e / 2 * 4 + e % 2] += b;
         v[e / 2 * 4 + e % 2 + 2] += b;
       }
+    }
+    if (gated) {
+#pragma unroll
+      for (float& x : v) x = gate(x);
     }
     const auto store = [&](auto type) {
       using T = decltype(type);
@@ -199,7 +204,7 @@ __global__ __launch_bounds__(Traits::kThreads,
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  cluster_sync();
+  cluster_meet();
 
   const int group = threadIdx.x / 128;
   RingPlace<kStages> at;
@@ -279,8 +284,9 @@ __global__ __launch_bounds__(Traits::kThreads,
         const int stage = multiply(sums, first, last);
         wait(sums);
         release(stage);
-        // Every activation's code for all columns would run from a cold instruction cache: those take 32 columns at a time.
-        if (p.finish.activation == Activation::none)
+        if (unit + stride >= units) cluster_arrive();  // here there is nothing written to wait for yet
+        // The code of gelu for all columns would run from a cold instruction cache: it takes 32 columns at a time.
+        if (p.finish.activation != Activation::gelu)
           finish_registers<BN, Traits::kAhead>(p.finish, sums, ahead, column);
         else
           finish<Traits::kChunks, 0>(p.finish, staging[warp], sums, ahead.bias, row + 16 * warp, column, column + BN,
@@ -328,10 +334,14 @@ __global__ __launch_bounds__(Traits::kThreads,
       }
     }
   }
-  if constexpr (Traits::kSplit)
-    if (group == kGroups) cluster_sync();
   // Nobody leaves while others read or write its memory.
-  cluster_sync();
+  if constexpr (Traits::kSplit) {
+    if (group == kGroups) cluster_sync();
+    cluster_meet();
+  } else {
+    if (group == kGroups) cluster_arrive();
+    cluster_wait();
+  }
 #endif
 }
 

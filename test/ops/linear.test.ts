@@ -28,25 +28,29 @@ for (const dtype of weightDtypes)
       }
     });
 
+// Rows of weight that are whole 16-byte units are read in another way on a GPU.
 for (const dtype of weightDtypes)
-  test(`${dtype} weights: a row alone has the bytes it has among others, on 1 and 2 threads`, async () => {
-    const [k, n] = [1601, 70];
-    const weight = weights(dtype, 1, [n, k]).argument;
-    // More rows than a batch can have are another kernel on a GPU.
-    for (const m of [2, 4, 5, 6, 7, 64, 193, onCuda ? 256 : 1025]) {
-      const x = floats(m, m * k);
-      const [one, two] = await Promise.all(
-        [1, 2].map((threads) =>
-          run({ x: { shape: [m, k], data: x }, weight }, (g, t) => linear(g, t as never), device(threads)),
-        ),
-      );
-      same(one!.y!, two!.y!, `${m} rows, threads`);
-      for (const i of [0, m >> 1, m - 1]) {
-        const { y } = await ops.linear({ x: { shape: [1, k], data: x.slice(i * k, (i + 1) * k) }, weight });
-        same(y.data, one!.y!.subarray(i * n, (i + 1) * n), `row ${i} of ${m}`);
+  for (const [k, n] of [
+    [1601, 70],
+    [1608, 200],
+  ] as const)
+    test(`${dtype} weights, width ${k}: a row alone has the bytes it has among others, on 1 and 2 threads`, async () => {
+      const weight = weights(dtype, 1, [n, k]).argument;
+      // More rows than a batch can have are another kernel on a GPU.
+      for (const m of [2, 4, 5, 6, 7, 9, 33, 64, 193, onCuda ? 256 : 1025]) {
+        const x = floats(m, m * k);
+        const [one, two] = await Promise.all(
+          [1, 2].map((threads) =>
+            run({ x: { shape: [m, k], data: x }, weight }, (g, t) => linear(g, t as never), device(threads)),
+          ),
+        );
+        same(one!.y!, two!.y!, `${m} rows, threads`);
+        for (const i of [0, m >> 1, m - 1]) {
+          const { y } = await ops.linear({ x: { shape: [1, k], data: x.slice(i * k, (i + 1) * k) }, weight });
+          same(y.data, one!.y!.subarray(i * n, (i + 1) * n), `row ${i} of ${m}`);
+        }
       }
-    }
-  });
+    });
 
 for (const m of hardLengths)
   test(`${m} rows, narrow and wide`, async () => {
