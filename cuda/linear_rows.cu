@@ -15,6 +15,7 @@
 #include "activation.cuh"
 #include "async_copy.cuh"
 #include "linear_rows.cuh"
+#include "linear_rows_wgmma.cuh"
 #include "mma.cuh"
 #include "quantised.cuh"
 #include "rows.cuh"
@@ -610,6 +611,37 @@ void launch_rows(RowsParams p, bool wide, const Launch& on) {
   }
 }
 
+// Whether many rows of x went through wgmma: where that was measured to be faster. It pays for its start with many rows, and
+// with weights that are so small that this start is all, or so tall that it is little.
+template <class W>
+bool launch_stream_where(const RowsParams& p, bool wide, const Launch& on) {
+  if (!wide || on.card.arch != 90 || !encode_tiled() || p.k % 8 != 0 || !p.x.packs(p.x.dtype == Dtype::f32 ? 4 : 8))
+    return false;
+  const int chunks = static_cast<int>(ceil_div(p.k, W::kChunk));
+  const int ranges = rows_ranges(p.n, W::kQuants ? 2 * chunks : chunks);
+  const int range = static_cast<int>(ceil_div(chunks, ranges)) * W::kChunk;
+  const bool small = p.n * p.k < int64_t{1} << 21, tall = p.n >= 1 << 15;
+  const int64_t few = !W::kQuants ? (small || tall ? 8 : 64) : small ? 8 : p.n > p.k ? 16 : 32;
+  if (ranges == 1 || p.m <= few) return false;
+  const auto tile = StreamTile::of<W>(p.m, p.n, p.k, range, ranges, on.card);
+  if (tile.stages == 0) return false;
+  const Product product{
+      .m = p.m, .n = p.n, .k = p.k, .bias = p.bias, .residual = p.residual, .y = p.y, .activation = p.activation};
+  launch_stream<W>({.x = p.x,
+                    .ldx = p.ldx,
+                    .scale = p.scale,
+                    .grid = p.grid,
+                    .ld_scale = p.ld_scale,
+                    .ld_grid = p.ld_grid,
+                    .k = p.k,
+                    .range = range,
+                    .copies = p.x.dtype == dtype_of<typename W::X> && p.x.packs(8),
+                    .early = on.fixed_weight,
+                    .finish = Finish(product)},
+                   p.weight, p.row_bytes, p.ldw, tile, on);
+  return true;
+}
+
 // Rows that no single stride leads through: the parts that the first dimension has.
 void launch_parts(Step step, const Launch& on) {
   int d = 0;
@@ -670,9 +702,19 @@ void launch_linear_rows(const Step& step, const Launch& on) {
   p.ldy = p.y.rank > 0 ? p.y.stride[0] : 0;
   p.ld_residual = p.residual.rank > 0 ? p.residual.stride[0] : 0;
   const bool wide = p.row_bytes % 16 == 0 && p.ldw % 16 == 0 && aligned(p.weight, 16);
-  if (grid) return launch_rows<Quants<true>>(p, wide && p.ld_grid % 8 == 0 && aligned(p.grid, 8), on);
-  if (scale) return launch_rows<Quants<false>>(p, wide, on);
-  with_float(weight, "weight", [&](auto type) { launch_rows<Floats<decltype(type)>>(p, wide, on); });
+  if (grid) {
+    const bool both = wide && p.ld_grid % 8 == 0 && aligned(p.grid, 8);
+    if (!launch_stream_where<StreamQuants<true>>(p, both, on)) launch_rows<Quants<true>>(p, both, on);
+  } else if (scale) {
+    if (!launch_stream_where<StreamQuants<false>>(p, wide, on)) launch_rows<Quants<false>>(p, wide, on);
+  } else {
+    with_float(weight, "weight", [&](auto type) {
+      using T = decltype(type);
+      if constexpr (sizeof(T) == 2)
+        if (launch_stream_where<StreamFloats<T>>(p, wide, on)) return;
+      launch_rows<Floats<T>>(p, wide, on);
+    });
+  }
 }
 
 }  // namespace vlm::cuda

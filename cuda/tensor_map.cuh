@@ -24,7 +24,7 @@ inline EncodeTiled encode_tiled() {
 // A tensor of 16-bit elements, innermost dimension first and contiguous, strides of the others in elements; zeros beyond it.
 template <class T, int kRank>
 CUtensorMap tensor_map(const void* data, const int64_t (&size)[kRank], const int64_t (&stride)[kRank - 1],
-                       const int (&box)[kRank]) {
+                       const int (&box)[kRank], CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   CUtensorMap map;
   cuuint64_t sizes[kRank], strides[kRank - 1];
   cuuint32_t boxes[kRank], steps[kRank];
@@ -37,7 +37,7 @@ CUtensorMap tensor_map(const void* data, const int64_t (&size)[kRank], const int
   }
   const CUresult status = encode_tiled()(
       &map, dtype_of<T> == Dtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, kRank,
-      const_cast<void*>(data), sizes, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      const_cast<void*>(data), sizes, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw Error("ERR_CUDA", text("cuTensorMapEncodeTiled: error ", static_cast<int>(status), " for ", size[1],

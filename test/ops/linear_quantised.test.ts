@@ -108,23 +108,26 @@ for (const bits of all)
     });
 
 for (const bits of all)
-  test(`${bits}: a row alone has the bytes it has among others, on 1 and 2 threads`, async () => {
-    const [k, n] = [1601, 150];
-    const w = quantised(bits, 1, n, k);
-    for (const m of [2, 4, 5, 6, 7, 12, 13, 64, 193, onCuda ? 256 : 1025]) {
-      const x = floats(m, m * k);
-      const [one, two] = await Promise.all(
-        [1, 2].map((threads) =>
-          run({ x: { shape: [m, k], data: x }, ...w.args }, (g, t) => linear(g, t as never), device(threads)),
-        ),
-      );
-      same(one!.y!, two!.y!, `${m} rows, threads`);
-      for (const i of [0, m >> 1, m - 1]) {
-        const { y } = await ops.linear({ x: { shape: [1, k], data: x.slice(i * k, (i + 1) * k) }, ...w.data });
-        same(y.data, one!.y!.subarray(i * n, (i + 1) * n), `row ${i} of ${m}`);
+  for (const [k, n] of [
+    [1601, 150],
+    [1616, 200],
+  ] as const)
+    test(`${bits}, width ${k}: a row alone has the bytes it has among others, on 1 and 2 threads`, async () => {
+      const w = quantised(bits, 1, n, k);
+      for (const m of [2, 4, 5, 6, 7, 12, 13, 64, 193, onCuda ? 256 : 1025]) {
+        const x = floats(m, m * k);
+        const [one, two] = await Promise.all(
+          [1, 2].map((threads) =>
+            run({ x: { shape: [m, k], data: x }, ...w.args }, (g, t) => linear(g, t as never), device(threads)),
+          ),
+        );
+        same(one!.y!, two!.y!, `${m} rows, threads`);
+        for (const i of [0, m >> 1, m - 1]) {
+          const { y } = await ops.linear({ x: { shape: [1, k], data: x.slice(i * k, (i + 1) * k) }, ...w.data });
+          same(y.data, one!.y!.subarray(i * n, (i + 1) * n), `row ${i} of ${m}`);
+        }
       }
-    }
-  });
+    });
 
 for (const bits of onCuda ? [] : all)
   test(`${bits}: sixteen rows side by side in lines have the bytes that they have row by row`, async () => {
