@@ -1,0 +1,463 @@
+// The selective scan (see selective_scan.cu) where channels are neighbours in memory, on Hopper. Nobody waits for memory: the
+// copy engine brings tiles of steps to a ring in shared memory well ahead, and takes y away.
+//
+// The warps of a block pass tiles on to each other. Some make dt and dt·u of u and delta, some run the recurrence, and some
+// finish y; one gives the copy engine its orders. A block has the channels for one multiprocessor, shared out so that all of
+// its schedulers have the same work.
+#include <algorithm>
+
+#include "hopper.cuh"
+#include "scan_bulk.h"
+#include "scan_slots.cuh"
+
+namespace vlm::cuda {
+namespace {
+
+constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kBuffers = 3, kMaxStages = 8;
+#ifndef SPAN
+#define SPAN 16
+#endif
+#ifndef PREP
+#define PREP 5
+#endif
+#ifndef FIN
+#define FIN 5
+#endif
+constexpr int kSpan = SPAN;  // steps whose instructions the compiler may mix
+constexpr int kQuads = 4, kPairs = 4, kRecurring = kQuads + kPairs, kPreparing = PREP, kFinishing = FIN;
+constexpr int kThreads = 32 * (kRecurring + kPreparing + kFinishing + 1);
+
+// A tile of steps as it comes from memory, in bytes: [step][channel], then B and C.
+struct Stage {
+  int u, delta, z, y, B, C, size;
+};
+
+struct Bulk {
+  CUtensorMap u, delta, z, y, B, C;
+  Stage at;
+  int stages, loaded;  // loaded: bytes of a stage that the copy engine brings
+};
+
+template <int M>
+struct Prepared {
+  static constexpr int channels = 32 * M + 8;
+  float dt[channels][kPitch];
+  float x[channels][kPitch];  // dt·u, and then the sums
+};
+
+// Where a channel of the block lies in Prepared: the even ones first, for the sake of the banks.
+template <int M>
+__device__ inline int channel_of(int line) {
+  constexpr int half = Prepared<M>::channels / 2;
+  return line < half ? 2 * line : 2 * (line - half) + 1;
+}
+
+// Barriers between warps that hand a buffer on: those that arrive don't wait.
+enum Hand { kFull, kDone, kFree, kOut };
+template <Hand hand>
+constexpr int kHandThreads = 32 * (hand == kFull   ? kPreparing + kRecurring
+                                   : hand == kDone ? kRecurring + kFinishing
+                                   : hand == kFree ? kFinishing + kPreparing
+                                                   : kFinishing + 1);
+template <Hand hand>
+__device__ inline void hand_on(int buffer) {
+  asm volatile("barrier.arrive %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
+}
+template <Hand hand>
+__device__ inline void receive(int buffer) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
+}
+
+// Steps through a ring.
+struct Turn {
+  int count, at = 0, parity = 0;
+  __device__ void next() {
+    if (++at == count) at = 0, parity ^= 1;
+  }
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+struct Block {
+  int64_t b, k, c0, row;  // batch row, group, first channel, row of the states or -1
+  bool fits;
+  std::byte* ring;
+  uint32_t arrived;  // barriers
+  int tiles;
+  __device__ std::byte* stage(const Bulk& bulk, const Turn& turn) const { return ring + turn.at * bulk.at.size; }
+  __device__ void wait(const Turn& turn) const { barrier_wait(arrived + 8 * turn.at, turn.parity); }
+};
+
+__device__ inline void bring_box(uint32_t to, const CUtensorMap& map, int c, int t, int k, int b, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(to),
+      "l"(&map), "r"(c), "r"(t), "r"(k), "r"(b), "r"(barrier)
+      : "memory");
+}
+__device__ inline void take_box(uint32_t from, const CUtensorMap& map, int c, int t, int k, int b) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+               "r"(from), "r"(c), "r"(t), "r"(k), "r"(b)
+               : "memory");
+}
+
+__device__ inline void bring(const ScanProblem& p, const Bulk& bulk, const Block& block, int tile, int stage) {
+  const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(block.ring)) + stage * bulk.at.size;
+  const uint32_t barrier = block.arrived + 8 * stage;
+  const int c = static_cast<int>(block.c0), t = tile * kSteps, k = static_cast<int>(block.k),
+            b = static_cast<int>(block.b);
+  barrier_expect(barrier, bulk.loaded);
+  bring_box(to + bulk.at.u, bulk.u, c, t, k, b, barrier);
+  bring_box(to + bulk.at.delta, bulk.delta, c, t, k, b, barrier);
+  bring_box(to + bulk.at.B, bulk.B, 0, t, k, b, barrier);
+  bring_box(to + bulk.at.C, bulk.C, 0, t, k, b, barrier);
+  if (p.z.data) bring_box(to + bulk.at.z, bulk.z, c, t, k, b, barrier);
+}
+
+// 4 steps of 2 channels.
+using Item = float[4][2];
+template <class F>
+__device__ inline void each(F&& f) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) f(i, j);
+}
+__device__ inline void read_item(Item& to, const std::byte* tile, Dtype dtype, int channels, int first, int pair) {
+  const auto read = [&](auto type) {
+    using E = decltype(type);
+    const E* from = reinterpret_cast<const E*>(tile) + first * channels + 2 * pair;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const auto pack = *reinterpret_cast<const Pack<E, 2>*>(from + i * channels);
+      to[i][0] = to_float(pack.v[0]), to[i][1] = to_float(pack.v[1]);
+    }
+  };
+  dtype == Dtype::bf16 ? read(bf16{}) : dtype == Dtype::f32 ? read(float{}) : read(f16{});
+}
+
+template <int M>
+struct Items {
+  static constexpr int channels = Prepared<M>::channels, half = channels / 2, all = half * kSteps / 4;
+  static constexpr int each_of(int threads) { return static_cast<int>(ceil_div(all, threads)); }
+};
+
+template <int M>
+__device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
+  constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kPreparing,
+                kItems = Items<M>::each_of(kCount);
+  float delta_bias[kItems][2];
+#pragma unroll
+  for (int n = 0; n < kItems; n++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      const int64_t c = min(block.c0 + (thread + n * kCount) % half * 2 + j, p.d - 1);
+      delta_bias[n][j] = p.delta_bias.data ? p.delta_bias.data[block.k * p.delta_bias.group + c * p.delta_bias.channel] : 0.f;
+    }
+  Turn stage{bulk.stages}, buffer{kBuffers};
+  for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
+    block.wait(stage);
+    const std::byte* from = block.stage(bulk, stage);
+    Prepared<M>& to = buffers[buffer.at];
+    const int64_t left = p.length - int64_t{tile} * kSteps;
+#pragma unroll
+    for (int n = 0; n < kItems; n++) {
+      const int item = thread + n * kCount, pair = item % half, first = item / half * 4;
+      const bool mine = Items<M>::all % kCount == 0 || item < Items<M>::all;
+      Item x, dt;
+      if (mine) {
+        read_item(dt, from + bulk.at.delta, p.delta.dtype, channels, first, pair);
+        read_item(x, from + bulk.at.u, p.u.dtype, channels, first, pair);
+        each([&](int i, int j) {
+          dt[i][j] += delta_bias[n][j];
+          if (p.positive) dt[i][j] = softplus(dt[i][j]);
+          x[i][j] *= dt[i][j];
+        });
+        if (left < kSteps)
+          each([&](int i, int j) {
+            if (first + i >= left) dt[i][j] = x[i][j] = 0.f;
+          });
+      }
+      if (n == 0 && tile >= kBuffers) receive<kFree>(buffer.at);
+      if (mine) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          const int line = pair + j * half;
+          *reinterpret_cast<Pack<float, 4>*>(&to.dt[line][first]) = {dt[0][j], dt[1][j], dt[2][j], dt[3][j]};
+          *reinterpret_cast<Pack<float, 4>*>(&to.x[line][first]) = {x[0][j], x[1][j], x[2][j], x[3][j]};
+        }
+      }
+    }
+    hand_on<kFull>(buffer.at);
+  }
+}
+
+template <int M>
+__device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
+  constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kFinishing,
+                kItems = Items<M>::each_of(kCount);
+  float D[kItems][2];
+#pragma unroll
+  for (int n = 0; n < kItems; n++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      const int64_t c = min(block.c0 + (thread + n * kCount) % half * 2 + j, p.d - 1);
+      D[n][j] = p.D.data ? p.D.data[block.k * p.D.group + c * p.D.channel] : 0.f;
+    }
+  Turn stage{bulk.stages}, buffer{kBuffers};
+  for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
+    block.wait(stage);
+    std::byte* at = block.stage(bulk, stage);
+    const Prepared<M>& from = buffers[buffer.at];
+#pragma unroll
+    for (int n = 0; n < kItems; n++) {
+      const int item = thread + n * kCount, pair = item % half, first = item / half * 4;
+      const bool mine = Items<M>::all % kCount == 0 || item < Items<M>::all;
+      Item u, gate;
+      if (mine && p.D.data) read_item(u, at + bulk.at.u, p.u.dtype, channels, first, pair);
+      if (mine && p.z.data) {
+        read_item(gate, at + bulk.at.z, p.z.dtype, channels, first, pair);
+        each([&](int i, int j) { gate[i][j] = silu(gate[i][j]); });
+      }
+      if (n == 0) receive<kDone>(buffer.at);
+      if (mine) {
+        Pack<float, 4> sum[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++) sum[j] = *reinterpret_cast<const Pack<float, 4>*>(&from.x[pair + j * half][first]);
+        if (p.D.data) each([&](int i, int j) { sum[j].v[i] = fmaf(D[n][j], u[i][j], sum[j].v[i]); });
+        if (p.z.data) each([&](int i, int j) { sum[j].v[i] *= gate[i][j]; });
+        const auto write = [&](auto type) {
+          using E = decltype(type);
+          E* to = reinterpret_cast<E*>(at + bulk.at.y) + first * channels + 2 * pair;
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+            *reinterpret_cast<Pack<E, 2>*>(to + i * channels) = {from_float<E>(sum[0].v[i]), from_float<E>(sum[1].v[i])};
+        };
+        p.y.dtype == Dtype::bf16 ? write(bf16{}) : p.y.dtype == Dtype::f32 ? write(float{}) : write(f16{});
+      }
+    }
+    hand_on<kFree>(buffer.at);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    hand_on<kOut>(buffer.at);
+  }
+}
+
+// Stores finished tiles and brings new ones into their stages.
+__device__ void order(const ScanProblem& p, const Bulk& bulk, const Block& block) {
+  Turn stage{bulk.stages}, buffer{kBuffers};
+  int before = 0;  // the stage of the last tile
+  const bool one = threadIdx.x % 32 == 0;
+  for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
+    receive<kOut>(buffer.at);
+    if (one) {
+      const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(block.stage(bulk, stage)));
+      take_box(from + bulk.at.y, bulk.y, static_cast<int>(block.c0), tile * kSteps, static_cast<int>(block.k),
+               static_cast<int>(block.b));
+      asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+      const int next = tile - 1 + bulk.stages;
+      if (tile > 0 && next < block.tiles) {
+        asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+        bring(p, bulk, block, next, before);
+      }
+    }
+    __syncwarp();
+    before = stage.at;
+  }
+  if (one) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// Q lanes to a channel and M channels to a lane. Bit 0 of a lane is a channel's, the next log2 Q are its place among the
+// states and the rest are the channel's again.
+template <int N, int Q, int M>
+__device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<N>* buffers, int first_line) {
+  constexpr int S = kStates / Q, kApart = 32 / Q;  // states of a lane; from one of its lines to the next
+  const int lane = threadIdx.x % 32, q = lane / 2 % Q, line = first_line + (lane & 1) + lane / (2 * Q) * 2;
+  float rate[M][S], h[M][S];
+  const auto each_state = [&](auto&& f) {
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+      const int64_t c = block.c0 + channel_of<N>(line + kApart * m);
+#pragma unroll
+      for (int s = 0; s < S; s++)
+        if (c < p.d) f(m, s, c, q * S + s);
+    }
+  };
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int s = 0; s < S; s++) rate[m][s] = h[m][s] = 0.f;
+  each_state([&](int m, int s, int64_t c, int state) {
+    rate[m][s] = p.A.data[block.k * p.A.group + c * p.A.channel + state * p.A.state] * kLog2e;
+    if (p.initial.data && block.row >= 0)
+      h[m][s] = p.initial.data[block.row * p.initial.row + (block.k * p.d + c) * p.initial.channel + state];
+  });
+
+  Turn stage{bulk.stages}, buffer{kBuffers};
+  for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
+    block.wait(stage);
+    receive<kFull>(buffer.at);
+    const float* B_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.B) + q * S;
+    const float* C_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.C) + (S > 1 ? q * S : q & ~1);
+    const float* dts = buffers[buffer.at].dt[line];
+    float* xs = buffers[buffer.at].x[line];
+#pragma unroll 1
+    for (int t = 0; t < kSteps; t += kSpan) {
+      float y[kSpan / 4][M];
+#pragma unroll
+      for (int i = 0; i < kSpan; i += 4) {
+        Pack<float, S> B[4], C[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          B[j] = *reinterpret_cast<const Pack<float, S>*>(B_row + (t + i + j) * kStates);
+          if constexpr (S > 1) C[j] = *reinterpret_cast<const Pack<float, S>*>(C_row + (t + i + j) * kStates);
+        }
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          const auto dt = *reinterpret_cast<const Pack<float, 4>*>(dts + kApart * m * kPitch + t + i);
+          const auto x = *reinterpret_cast<const Pack<float, 4>*>(xs + kApart * m * kPitch + t + i);
+          float sum[4], half[2];
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int s = 0; s < S; s++)
+              h[m][s] = fmaf(exp2_fast(dt.v[j] * rate[m][s]), h[m][s], x.v[j] * B[j].v[s]);
+            if constexpr (S > 1)
+              sum[j] = dot(C[j].v, h[m]);
+            else
+              sum[j] = h[m][0];
+          }
+          // The sums of 4 steps go to the lanes whose bits 1 and 2 are the number of the step, half of them crossing over
+          // at each level. With one state to a lane the states cross first.
+          const bool odd = lane & 2, high = lane & 4;
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            const float kept = odd ? sum[2 * j + 1] : sum[2 * j];
+            const float got = __shfl_xor_sync(~0u, odd ? sum[2 * j] : sum[2 * j + 1], 2);
+            if constexpr (S > 1) {
+              half[j] = kept + got;
+            } else {
+              const float* row = C_row + (t + i + 2 * j + odd) * kStates;
+              const float pair[] = {odd ? got : kept, odd ? kept : got};
+              half[j] = dot(reinterpret_cast<const Pack<float, 2>*>(row)->v, pair);
+            }
+          }
+          float all = (high ? half[1] : half[0]) + __shfl_xor_sync(~0u, high ? half[0] : half[1], 4);
+#pragma unroll
+          for (int bit = 8; bit <= Q; bit *= 2) all += __shfl_xor_sync(~0u, all, bit);
+          y[i / 4][m] = all;
+        }
+      }
+      __syncwarp();
+      if (q < 4)
+#pragma unroll
+        for (int i = 0; i < kSpan; i += 4)
+#pragma unroll
+          for (int m = 0; m < M; m++) xs[kApart * m * kPitch + t + i + q] = y[i / 4][m];
+    }
+    hand_on<kDone>(buffer.at);
+  }
+
+  if (p.last.data && block.fits)
+    each_state([&](int m, int s, int64_t c, int state) {
+      p.last.data[block.row * p.last.row + (block.k * p.d + c) * p.last.channel + state] = h[m][s];
+    });
+}
+
+#endif
+
+template <int M>
+__global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant__ ScanProblem p,
+                                                           const __grid_constant__ Bulk bulk) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int channels = Prepared<M>::channels;
+  extern __shared__ __align__(128) std::byte memory[];
+  __shared__ __align__(8) uint64_t arrived[kMaxStages];
+  auto* buffers = reinterpret_cast<Prepared<M>*>(memory + bulk.stages * bulk.at.size);
+  const uint32_t blocks = static_cast<uint32_t>(ceil_div(p.d, channels)), groups = static_cast<uint32_t>(p.groups);
+  const uint32_t rest = blockIdx.x / blocks;
+  Block block;
+  block.b = rest / groups, block.k = rest % groups, block.c0 = int64_t{blockIdx.x - rest * blocks} * channels;
+  block.ring = memory, block.arrived = static_cast<uint32_t>(__cvta_generic_to_shared(arrived));
+  block.tiles = static_cast<int>(ceil_div(p.length, kSteps));
+  const int warp = threadIdx.x / 32;
+  const bool ordering = warp == kThreads / 32 - 1;
+  if (ordering && threadIdx.x % 32 == 0) {
+    for (int i = 0; i < bulk.stages; i++) barrier_init(block.arrived + 8 * i, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  wait_for_inputs();
+  if (ordering && threadIdx.x % 32 == 0)
+    for (int i = 0; i < min(bulk.stages, block.tiles); i++) bring(p, bulk, block, i, i);
+  __shared__ int32_t list[kChunk];
+  const bool faulted = has_fault(p.fault);
+  block.fits = slots_fit(p, list) && !faulted;
+  block.row = state_row(p, block.b, block.fits);
+  __syncthreads();
+  if (warp < kQuads)
+    recur<M, 4, M>(p, bulk, block, buffers, warp * 8 * M);
+  else if (warp < kRecurring)
+    recur<M, 16, 1>(p, bulk, block, buffers, 32 * M + (warp - kQuads) * 2);
+  else if (warp < kRecurring + kPreparing)
+    prepare<M>(p, bulk, block, buffers, threadIdx.x - 32 * kRecurring);
+  else if (!ordering)
+    finish<M>(p, bulk, block, buffers, threadIdx.x - 32 * (kRecurring + kPreparing));
+  else
+    order(p, bulk, block);
+#endif
+}
+
+// What the copy engine asks of a sequence: 16-byte steps between all but neighbouring channels.
+bool is_bulk(const Sequence& s, const ScanProblem& p) {
+  const int64_t unit = 16 / element_bytes(s);
+  const auto fits = [&](int64_t stride, int64_t size) { return size <= 1 || (stride > 0 && stride % unit == 0); };
+  return !s.data || (s.channel == 1 && aligned(s.data, 16) && fits(s.step, p.length) && fits(s.group, p.groups) &&
+                     fits(s.row, p.batch));
+}
+
+CUtensorMap sequence_map(const Sequence& s, const ScanProblem& p, int64_t size, int box) {
+  return tensor_map<4>(s.data, s.dtype, {size, p.length, p.groups, p.batch}, {s.step, s.group, s.row}, {box, kSteps, 1, 1},
+                       CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
+template <int M>
+void launch_tile(const ScanProblem& p, const Launch& on) {
+  constexpr int channels = Prepared<M>::channels;
+  Bulk bulk{};
+  const auto map = [&](CUtensorMap& to, const Sequence& s) {
+    if (s.data) to = sequence_map(s, p, p.d, channels);
+  };
+  map(bulk.u, p.u), map(bulk.delta, p.delta), map(bulk.z, p.z), map(bulk.y, p.y);
+  bulk.B = sequence_map(p.B, p, kStates, kStates), bulk.C = sequence_map(p.C, p, kStates, kStates);
+  // y takes the place of u where it is as large.
+  Stage& at = bulk.at;
+  const auto bytes = [&](const Sequence& s) { return s.data ? channels * kSteps * element_bytes(s) : 0; };
+  const bool in_place = element_bytes(p.u) == element_bytes(p.y);
+  at.u = 0, at.delta = bytes(p.u), at.z = at.delta + bytes(p.delta);
+  const int end = at.z + bytes(p.z);
+  at.y = end, at.B = end + (in_place ? 0 : bytes(p.y)), at.C = at.B + kStates * kSteps * 4,
+  at.size = at.C + kStates * kSteps * 4;
+  const int loaded = end;
+  if (in_place) at.y = at.u;
+  bulk.stages = std::min<int>(kMaxStages, (on.card.shared_bytes - 2048 - kBuffers * sizeof(Prepared<M>)) / at.size);
+  const dim3 grid(static_cast<unsigned>(p.batch * p.groups * ceil_div(p.d, channels)));
+  bulk.loaded = loaded + 2 * kStates * kSteps * 4;
+  launch(bulk_kernel<M>, grid, dim3(kThreads), bulk.stages * at.size + kBuffers * sizeof(Prepared<M>), on, p, bulk);
+}
+
+}  // namespace
+
+bool launch_scan_bulk(const ScanProblem& p, const Launch& on) {
+  const auto f32 = [](const Sequence& s) { return s.dtype == Dtype::f32; };
+  if (on.card.arch != 90 || p.n != kStates || p.length < 2 || p.length >= INT32_MAX || p.walk[0].turns != 1 || p.walks != 1 || p.carry.data ||
+      p.d % 2 != 0 || !f32(p.B) || !f32(p.C) || !encode_tiled())
+    return false;
+  for (const Sequence* s : {&p.u, &p.delta, &p.z, &p.y, &p.B, &p.C})
+    if (!is_bulk(*s, p)) return false;
+  const auto waves = [&](int channels) {
+    return ceil_div(p.batch * p.groups * ceil_div(p.d, channels), on.card.multiprocessors);
+  };
+  waves(40) * 40 <= waves(72) * 72 ? launch_tile<1>(p, on) : launch_tile<2>(p, on);
+  return true;
+}
+
+}  // namespace vlm::cuda
