@@ -5,6 +5,7 @@
 // finish y; one gives the copy engine its orders. A block has the channels for one multiprocessor, shared out so that all of
 // its schedulers have the same work.
 #include <algorithm>
+#include <type_traits>
 
 #include "hopper.cuh"
 #include "scan_bulk.h"
@@ -32,8 +33,14 @@ struct Stage {
   int u, delta, z, y, B, C, size;
 };
 
-struct Bulk {
+// How a sequence lies in memory: `turns` straight runs of so many steps, each of them so many tiles.
+struct Route {
   CUtensorMap u, delta, z, y, B, C;
+  int run, turns, tiles;
+};
+
+struct Bulk {
+  Route routes[2];  // of plain sequences and rows of a grid, and of its columns
   Stage at;
   int stages, loaded;  // loaded: bytes of a stage that the copy engine brings
 };
@@ -83,35 +90,48 @@ struct Block {
   bool fits;
   std::byte* ring;
   uint32_t arrived;  // barriers
+  const Route* route;
+  bool reversed;
   int tiles;
+  // The steps of a tile; those of a reversed one lie at the end of it.
+  __device__ int steps(int tile) const { return min(kSteps, route->run - tile % route->tiles * kSteps); }
   __device__ std::byte* stage(const Bulk& bulk, const Turn& turn) const { return ring + turn.at * bulk.at.size; }
   __device__ void wait(const Turn& turn) const { barrier_wait(arrived + 8 * turn.at, turn.parity); }
 };
 
-__device__ inline void bring_box(uint32_t to, const CUtensorMap& map, int c, int t, int k, int b, uint32_t barrier) {
+// A box's coordinates: channel, place in a run, run, group, batch row.
+struct Box {
+  int c, i, turn, k, b;
+  __device__ Box(const Block& block, int tile) {
+    const Route& route = *block.route;
+    turn = tile / route.tiles, i = (tile - turn * route.tiles) * kSteps;
+    if (block.reversed) turn = route.turns - 1 - turn, i = route.run - kSteps - i;
+    c = static_cast<int>(block.c0), k = static_cast<int>(block.k), b = static_cast<int>(block.b);
+  }
+};
+__device__ inline void bring_box(uint32_t to, const CUtensorMap& map, int c, const Box& box, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
-      "[%6];" ::"r"(to),
-      "l"(&map), "r"(c), "r"(t), "r"(k), "r"(b), "r"(barrier)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], "
+      "[%7];" ::"r"(to),
+      "l"(&map), "r"(c), "r"(box.i), "r"(box.turn), "r"(box.k), "r"(box.b), "r"(barrier)
       : "memory");
 }
-__device__ inline void take_box(uint32_t from, const CUtensorMap& map, int c, int t, int k, int b) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
-               "r"(from), "r"(c), "r"(t), "r"(k), "r"(b)
+__device__ inline void take_box(uint32_t from, const CUtensorMap& map, const Box& box) {
+  asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(&map),
+               "r"(from), "r"(box.c), "r"(box.i), "r"(box.turn), "r"(box.k), "r"(box.b)
                : "memory");
 }
 
 __device__ inline void bring(const ScanProblem& p, const Bulk& bulk, const Block& block, int tile, int stage) {
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(block.ring)) + stage * bulk.at.size;
   const uint32_t barrier = block.arrived + 8 * stage;
-  const int c = static_cast<int>(block.c0), t = tile * kSteps, k = static_cast<int>(block.k),
-            b = static_cast<int>(block.b);
+  const Box box(block, tile);
   barrier_expect(barrier, bulk.loaded);
-  bring_box(to + bulk.at.u, bulk.u, c, t, k, b, barrier);
-  bring_box(to + bulk.at.delta, bulk.delta, c, t, k, b, barrier);
-  bring_box(to + bulk.at.B, bulk.B, 0, t, k, b, barrier);
-  bring_box(to + bulk.at.C, bulk.C, 0, t, k, b, barrier);
-  if (p.z.data) bring_box(to + bulk.at.z, bulk.z, c, t, k, b, barrier);
+  bring_box(to + bulk.at.u, block.route->u, box.c, box, barrier);
+  bring_box(to + bulk.at.delta, block.route->delta, box.c, box, barrier);
+  bring_box(to + bulk.at.B, block.route->B, 0, box, barrier);
+  bring_box(to + bulk.at.C, block.route->C, 0, box, barrier);
+  if (p.z.data) bring_box(to + bulk.at.z, block.route->z, box.c, box, barrier);
 }
 
 // 4 steps of 2 channels.
@@ -159,7 +179,7 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
     block.wait(stage);
     const std::byte* from = block.stage(bulk, stage);
     Prepared<M>& to = buffers[buffer.at];
-    const int64_t left = p.length - int64_t{tile} * kSteps;
+    const int steps = block.steps(tile), begin = block.reversed ? kSteps - steps : 0;
 #pragma unroll
     for (int n = 0; n < kItems; n++) {
       const int item = thread + n * kCount, pair = item % half, first = item / half * 4;
@@ -173,9 +193,9 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
           if (p.positive) dt[i][j] = softplus(dt[i][j]);
           x[i][j] *= dt[i][j];
         });
-        if (left < kSteps)
+        if (steps < kSteps) [[unlikely]]
           each([&](int i, int j) {
-            if (first + i >= left) dt[i][j] = x[i][j] = 0.f;
+            if (static_cast<unsigned>(first + i - begin) >= static_cast<unsigned>(steps)) dt[i][j] = x[i][j] = 0.f;
           });
       }
       if (n == 0 && tile >= kBuffers) receive<kFree>(buffer.at);
@@ -251,8 +271,7 @@ __device__ void order(const ScanProblem& p, const Bulk& bulk, const Block& block
     receive<kOut>(buffer.at);
     if (one) {
       const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(block.stage(bulk, stage)));
-      take_box(from + bulk.at.y, bulk.y, static_cast<int>(block.c0), tile * kSteps, static_cast<int>(block.k),
-               static_cast<int>(block.b));
+      take_box(from + bulk.at.y, block.route->y, Box(block, tile));
       asm volatile("cp.async.bulk.commit_group;" ::: "memory");
       const int next = tile - 1 + bulk.stages;
       if (tile > 0 && next < block.tiles) {
@@ -267,8 +286,8 @@ __device__ void order(const ScanProblem& p, const Bulk& bulk, const Block& block
 }
 
 // Q lanes to a channel and M channels to a lane. Bit 0 of a lane is a channel's, the next log2 Q are its place among the
-// states and the rest are the channel's again.
-template <int N, int Q, int M>
+// states and the rest are the channel's again. Tiles are read backwards where kReversed.
+template <int N, int Q, int M, bool kReversed>
 __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<N>* buffers, int first_line) {
   constexpr int S = kStates / Q, kApart = 32 / Q;  // states of a lane; from one of its lines to the next
   const int lane = threadIdx.x % 32, q = lane / 2 % Q, line = first_line + (lane & 1) + lane / (2 * Q) * 2;
@@ -292,6 +311,9 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
       h[m][s] = p.initial.data[block.row * p.initial.row + (block.k * p.d + c) * p.initial.channel + state];
   });
 
+  // From the place in a tile of the first of 4 steps to those of the others, and of the next 4.
+  constexpr int kNext = kReversed ? -1 : 1;
+  const bool odd = lane & 2, high = lane & 4;
   Turn stage{bulk.stages}, buffer{kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
@@ -300,27 +322,30 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
     const float* C_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.C) + (S > 1 ? q * S : q & ~1);
     const float* dts = buffers[buffer.at].dt[line];
     float* xs = buffers[buffer.at].x[line];
-#pragma unroll 1
-    for (int t = 0; t < kSteps; t += kSpan) {
-      float y[kSpan / 4][M];
+    const auto span = [&](auto count, int at) {  // steps from this place on
+      constexpr int kCount = decltype(count)::value;
+      float y[kCount / 4][M];
 #pragma unroll
-      for (int i = 0; i < kSpan; i += 4) {
-        Pack<float, S> B[4], C[4];
+      for (int i = 0; i < kCount; i += 4) {
+        const int first = at + kNext * i, low = kReversed ? first - 3 : first;
+        Pack<float, S> B[4];
+        [[maybe_unused]] Pack<float, S> C[4];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          B[j] = *reinterpret_cast<const Pack<float, S>*>(B_row + (t + i + j) * kStates);
-          if constexpr (S > 1) C[j] = *reinterpret_cast<const Pack<float, S>*>(C_row + (t + i + j) * kStates);
+          B[j] = *reinterpret_cast<const Pack<float, S>*>(B_row + (first + kNext * j) * kStates);
+          if constexpr (S > 1) C[j] = *reinterpret_cast<const Pack<float, S>*>(C_row + (first + kNext * j) * kStates);
         }
 #pragma unroll
         for (int m = 0; m < M; m++) {
-          const auto dt = *reinterpret_cast<const Pack<float, 4>*>(dts + kApart * m * kPitch + t + i);
-          const auto x = *reinterpret_cast<const Pack<float, 4>*>(xs + kApart * m * kPitch + t + i);
+          const auto dt = *reinterpret_cast<const Pack<float, 4>*>(dts + kApart * m * kPitch + low);
+          const auto x = *reinterpret_cast<const Pack<float, 4>*>(xs + kApart * m * kPitch + low);
           float sum[4], half[2];
 #pragma unroll
           for (int j = 0; j < 4; j++) {
+            const int v = kReversed ? 3 - j : j;
 #pragma unroll
             for (int s = 0; s < S; s++)
-              h[m][s] = fmaf(exp2_fast(dt.v[j] * rate[m][s]), h[m][s], x.v[j] * B[j].v[s]);
+              h[m][s] = fmaf(exp2_fast(dt.v[v] * rate[m][s]), h[m][s], x.v[v] * B[j].v[s]);
             if constexpr (S > 1)
               sum[j] = dot(C[j].v, h[m]);
             else
@@ -328,7 +353,6 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
           }
           // The sums of 4 steps go to the lanes whose bits 1 and 2 are the number of the step, half of them crossing over
           // at each level. With one state to a lane the states cross first.
-          const bool odd = lane & 2, high = lane & 4;
 #pragma unroll
           for (int j = 0; j < 2; j++) {
             const float kept = odd ? sum[2 * j + 1] : sum[2 * j];
@@ -336,7 +360,7 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
             if constexpr (S > 1) {
               half[j] = kept + got;
             } else {
-              const float* row = C_row + (t + i + 2 * j + odd) * kStates;
+              const float* row = C_row + (first + kNext * (2 * j + odd)) * kStates;
               const float pair[] = {odd ? got : kept, odd ? kept : got};
               half[j] = dot(reinterpret_cast<const Pack<float, 2>*>(row)->v, pair);
             }
@@ -350,10 +374,16 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
       __syncwarp();
       if (q < 4)
 #pragma unroll
-        for (int i = 0; i < kSpan; i += 4)
+        for (int i = 0; i < kCount; i += 4)
 #pragma unroll
-          for (int m = 0; m < M; m++) xs[kApart * m * kPitch + t + i + q] = y[i / 4][m];
-    }
+          for (int m = 0; m < M; m++) xs[kApart * m * kPitch + at + kNext * (i + q)] = y[i / 4][m];
+    };
+    const int steps = block.steps(tile);
+    int t = 0, at = kReversed ? kSteps - 1 : 0;
+#pragma unroll 1
+    for (; t + kSpan - 4 < steps; t += kSpan, at += kNext * kSpan) span(std::integral_constant<int, kSpan>{}, at);
+#pragma unroll 1
+    for (; t < steps; t += 4, at += kNext * 4) span(std::integral_constant<int, 4>{}, at);
     hand_on<kDone>(buffer.at);
   }
 
@@ -378,7 +408,9 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   Block block;
   block.b = rest / groups, block.k = rest % groups, block.c0 = int64_t{blockIdx.x - rest * blocks} * channels;
   block.ring = memory, block.arrived = static_cast<uint32_t>(__cvta_generic_to_shared(arrived));
-  block.tiles = static_cast<int>(ceil_div(p.length, kSteps));
+  const int walk = p.walks > 1 ? static_cast<int>(block.k) : 0;
+  block.route = &bulk.routes[walk / 2], block.reversed = walk % 2;
+  block.tiles = block.route->turns * block.route->tiles;
   const int warp = threadIdx.x / 32;
   const bool ordering = warp == kThreads / 32 - 1;
   if (ordering && threadIdx.x % 32 == 0) {
@@ -393,10 +425,13 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   block.fits = slots_fit(p, list) && !faulted;
   block.row = state_row(p, block.b, block.fits);
   __syncthreads();
+  const int quad_line = warp * 8 * M, pair_line = 32 * M + (warp - kQuads) * 2;
   if (warp < kQuads)
-    recur<M, 4, M>(p, bulk, block, buffers, warp * 8 * M);
+    block.reversed ? recur<M, 4, M, true>(p, bulk, block, buffers, quad_line)
+                   : recur<M, 4, M, false>(p, bulk, block, buffers, quad_line);
   else if (warp < kRecurring)
-    recur<M, 16, 1>(p, bulk, block, buffers, 32 * M + (warp - kQuads) * 2);
+    block.reversed ? recur<M, 16, 1, true>(p, bulk, block, buffers, pair_line)
+                   : recur<M, 16, 1, false>(p, bulk, block, buffers, pair_line);
   else if (warp < kRecurring + kPreparing)
     prepare<M>(p, bulk, block, buffers, threadIdx.x - 32 * kRecurring);
   else if (!ordering)
@@ -414,20 +449,29 @@ bool is_bulk(const Sequence& s, const ScanProblem& p) {
                      fits(s.row, p.batch));
 }
 
-CUtensorMap sequence_map(const Sequence& s, const ScanProblem& p, int64_t size, int box) {
-  return tensor_map<4>(s.data, s.dtype, {size, p.length, p.groups, p.batch}, {s.step, s.group, s.row}, {box, kSteps, 1, 1},
-                       CU_TENSOR_MAP_SWIZZLE_NONE);
+// A walk's steps from the first cell in memory on, whichever way it goes.
+Route route(const ScanProblem& p, const Walk& walk, int channels) {
+  const bool straight = walk.turns == 1 || walk.turn == walk.run * walk.step;
+  const int64_t run = straight ? walk.turns * walk.run : walk.run, turns = straight ? 1 : walk.turns;
+  Route to{};
+  to.run = static_cast<int>(run), to.turns = static_cast<int>(turns), to.tiles = static_cast<int>(ceil_div(run, kSteps));
+  const auto map = [&](CUtensorMap& map, const Sequence& s, int64_t size, int box) {
+    if (s.data)
+      map = tensor_map<5>(s.data, s.dtype, {size, run, turns, p.groups, p.batch},
+                          {walk.step * s.step, walk.turn * s.step, s.group, s.row}, {box, kSteps, 1, 1, 1},
+                          CU_TENSOR_MAP_SWIZZLE_NONE);
+  };
+  map(to.u, p.u, p.d, channels), map(to.delta, p.delta, p.d, channels), map(to.z, p.z, p.d, channels);
+  map(to.y, p.y, p.d, channels), map(to.B, p.B, kStates, kStates), map(to.C, p.C, kStates, kStates);
+  return to;
 }
 
 template <int M>
 void launch_tile(const ScanProblem& p, const Launch& on) {
   constexpr int channels = Prepared<M>::channels;
   Bulk bulk{};
-  const auto map = [&](CUtensorMap& to, const Sequence& s) {
-    if (s.data) to = sequence_map(s, p, p.d, channels);
-  };
-  map(bulk.u, p.u), map(bulk.delta, p.delta), map(bulk.z, p.z), map(bulk.y, p.y);
-  bulk.B = sequence_map(p.B, p, kStates, kStates), bulk.C = sequence_map(p.C, p, kStates, kStates);
+  for (int i = 0; i < 2; i++)
+    if (i == 0 || p.walks == 4) bulk.routes[i] = route(p, p.walk[2 * i], channels);
   // y takes the place of u where it is as large.
   Stage& at = bulk.at;
   const auto bytes = [&](const Sequence& s) { return s.data ? channels * kSteps * element_bytes(s) : 0; };
@@ -448,7 +492,7 @@ void launch_tile(const ScanProblem& p, const Launch& on) {
 
 bool launch_scan_bulk(const ScanProblem& p, const Launch& on) {
   const auto f32 = [](const Sequence& s) { return s.dtype == Dtype::f32; };
-  if (on.card.arch != 90 || p.n != kStates || p.length < 2 || p.length >= INT32_MAX || p.walk[0].turns != 1 || p.walks != 1 || p.carry.data ||
+  if (on.card.arch != 90 || p.n != kStates || p.length < 2 || p.batch * p.groups * p.d == 0 || p.length >= INT32_MAX || p.carry.data ||
       p.d % 2 != 0 || !f32(p.B) || !f32(p.C) || !encode_tiled())
     return false;
   for (const Sequence* s : {&p.u, &p.delta, &p.z, &p.y, &p.B, &p.C})
