@@ -19,10 +19,10 @@ constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kBuffers = 3, kMax
 #define SPAN 16
 #endif
 #ifndef PREP
-#define PREP 5
+#define PREP 4
 #endif
 #ifndef FIN
-#define FIN 5
+#define FIN 4
 #endif
 constexpr int kSpan = SPAN;  // steps whose instructions the compiler may mix
 constexpr int kQuads = 4, kPairs = 4, kRecurring = kQuads + kPairs, kPreparing = PREP, kFinishing = FIN;
@@ -90,6 +90,7 @@ struct Block {
   bool fits;
   std::byte* ring;
   uint32_t arrived;  // barriers
+  float *delta_bias, *D;
   const Route* route;
   bool reversed;
   int tiles;
@@ -160,20 +161,17 @@ template <int M>
 struct Items {
   static constexpr int channels = Prepared<M>::channels, half = channels / 2, all = half * kSteps / 4;
   static constexpr int each_of(int threads) { return static_cast<int>(ceil_div(all, threads)); }
+  // The warps take turns at what is left over.
+  template <int kCount>
+  static __device__ int item(int tile, int thread, int n) {
+    return (thread + tile * 32) % kCount + n * kCount;
+  }
 };
 
 template <int M>
 __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kPreparing,
                 kItems = Items<M>::each_of(kCount);
-  float delta_bias[kItems][2];
-#pragma unroll
-  for (int n = 0; n < kItems; n++)
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const int64_t c = min(block.c0 + (thread + n * kCount) % half * 2 + j, p.d - 1);
-      delta_bias[n][j] = p.delta_bias.data ? p.delta_bias.data[block.k * p.delta_bias.group + c * p.delta_bias.channel] : 0.f;
-    }
   Turn stage{bulk.stages}, buffer{kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
@@ -182,14 +180,15 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
     const int steps = block.steps(tile), begin = block.reversed ? kSteps - steps : 0;
 #pragma unroll
     for (int n = 0; n < kItems; n++) {
-      const int item = thread + n * kCount, pair = item % half, first = item / half * 4;
+      const int item = Items<M>::template item<kCount>(tile, thread, n), pair = item % half, first = item / half * 4;
       const bool mine = Items<M>::all % kCount == 0 || item < Items<M>::all;
       Item x, dt;
       if (mine) {
+        const auto delta_bias = *reinterpret_cast<const Pack<float, 2>*>(block.delta_bias + 2 * pair);
         read_item(dt, from + bulk.at.delta, p.delta.dtype, channels, first, pair);
         read_item(x, from + bulk.at.u, p.u.dtype, channels, first, pair);
         each([&](int i, int j) {
-          dt[i][j] += delta_bias[n][j];
+          dt[i][j] += delta_bias.v[j];
           if (p.positive) dt[i][j] = softplus(dt[i][j]);
           x[i][j] *= dt[i][j];
         });
@@ -216,14 +215,6 @@ template <int M>
 __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kFinishing,
                 kItems = Items<M>::each_of(kCount);
-  float D[kItems][2];
-#pragma unroll
-  for (int n = 0; n < kItems; n++)
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const int64_t c = min(block.c0 + (thread + n * kCount) % half * 2 + j, p.d - 1);
-      D[n][j] = p.D.data ? p.D.data[block.k * p.D.group + c * p.D.channel] : 0.f;
-    }
   Turn stage{bulk.stages}, buffer{kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
@@ -231,7 +222,7 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
     const Prepared<M>& from = buffers[buffer.at];
 #pragma unroll
     for (int n = 0; n < kItems; n++) {
-      const int item = thread + n * kCount, pair = item % half, first = item / half * 4;
+      const int item = Items<M>::template item<kCount>(tile, thread, n), pair = item % half, first = item / half * 4;
       const bool mine = Items<M>::all % kCount == 0 || item < Items<M>::all;
       Item u, gate;
       if (mine && p.D.data) read_item(u, at + bulk.at.u, p.u.dtype, channels, first, pair);
@@ -244,7 +235,8 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
         Pack<float, 4> sum[2];
 #pragma unroll
         for (int j = 0; j < 2; j++) sum[j] = *reinterpret_cast<const Pack<float, 4>*>(&from.x[pair + j * half][first]);
-        if (p.D.data) each([&](int i, int j) { sum[j].v[i] = fmaf(D[n][j], u[i][j], sum[j].v[i]); });
+        const auto D = *reinterpret_cast<const Pack<float, 2>*>(block.D + 2 * pair);
+        if (p.D.data) each([&](int i, int j) { sum[j].v[i] = fmaf(D.v[j], u[i][j], sum[j].v[i]); });
         if (p.z.data) each([&](int i, int j) { sum[j].v[i] *= gate[i][j]; });
         const auto write = [&](auto type) {
           using E = decltype(type);
@@ -420,6 +412,13 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   wait_for_inputs();
   if (ordering && threadIdx.x % 32 == 0)
     for (int i = 0; i < min(bulk.stages, block.tiles); i++) bring(p, bulk, block, i, i);
+  __shared__ __align__(8) float delta_bias[channels], D[channels];
+  block.delta_bias = delta_bias, block.D = D;
+  if (threadIdx.x < channels) {
+    const int64_t c = min(block.c0 + threadIdx.x, p.d - 1);
+    const auto weight = [&](const Weight& w) { return w.data ? w.data[block.k * w.group + c * w.channel] : 0.f; };
+    delta_bias[threadIdx.x] = weight(p.delta_bias), D[threadIdx.x] = weight(p.D);
+  }
   __shared__ int32_t list[kChunk];
   const bool faulted = has_fault(p.fault);
   block.fits = slots_fit(p, list) && !faulted;
