@@ -68,11 +68,11 @@ constexpr int kHandThreads = 32 * (hand == kFull   ? kPreparing + kRecurring
                                                    : kFinishing + 1);
 template <Hand hand>
 __device__ inline void hand_on(int buffer) {
-  asm volatile("barrier.arrive %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
+  asm volatile("bar.arrive %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
 }
 template <Hand hand>
 __device__ inline void receive(int buffer) {
-  asm volatile("barrier.sync %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
 }
 
 // Steps through a ring.
@@ -248,7 +248,7 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
         p.y.dtype == Dtype::bf16 ? write(bf16{}) : p.y.dtype == Dtype::f32 ? write(float{}) : write(f16{});
       }
     }
-    hand_on<kFree>(buffer.at);
+    if (tile + kBuffers < block.tiles) hand_on<kFree>(buffer.at);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     hand_on<kOut>(buffer.at);
   }
@@ -308,7 +308,6 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
   const bool odd = lane & 2, high = lane & 4;
   Turn stage{bulk.stages}, buffer{kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
-    block.wait(stage);
     receive<kFull>(buffer.at);
     const float* B_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.B) + q * S;
     const float* C_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.C) + (S > 1 ? q * S : q & ~1);
@@ -403,7 +402,7 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   const int walk = p.walks > 1 ? static_cast<int>(block.k) : 0;
   block.route = &bulk.routes[walk / 2], block.reversed = walk % 2;
   block.tiles = block.route->turns * block.route->tiles;
-  const int warp = threadIdx.x / 32;
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // the same for a warp, and known to be
   const bool ordering = warp == kThreads / 32 - 1;
   if (ordering && threadIdx.x % 32 == 0) {
     for (int i = 0; i < bulk.stages; i++) barrier_init(block.arrived + 8 * i, 1);
