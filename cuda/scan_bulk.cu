@@ -26,7 +26,7 @@ constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kBuffers = 3, kMax
 #endif
 constexpr int kSpan = SPAN;  // steps whose instructions the compiler may mix
 constexpr int kQuads = 4, kPairs = 4, kRecurring = kQuads + kPairs, kPreparing = PREP, kFinishing = FIN;
-constexpr int kThreads = 32 * (kRecurring + kPreparing + kFinishing + 1);
+constexpr int kThreads = 32 * (kRecurring + kPreparing + kFinishing);
 
 // A tile of steps as it comes from memory, in bytes: [step][channel], then B and C.
 struct Stage {
@@ -65,7 +65,7 @@ template <Hand hand>
 constexpr int kHandThreads = 32 * (hand == kFull   ? kPreparing + kRecurring
                                    : hand == kDone ? kRecurring + kFinishing
                                    : hand == kFree ? kFinishing + kPreparing
-                                                   : kFinishing + 1);
+                                                   : kFinishing);
 template <Hand hand>
 __device__ inline void hand_on(int buffer) {
   asm volatile("bar.arrive %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
@@ -94,8 +94,12 @@ struct Block {
   const Route* route;
   bool reversed;
   int tiles;
-  // The steps of a tile; those of a reversed one lie at the end of it.
-  __device__ int steps(int tile) const { return min(kSteps, route->run - tile % route->tiles * kSteps); }
+  // Tiles lie where they do whichever way the walk goes: a reversed one begins with the last, which may be a short one.
+  __device__ int in_run(int tile) const {
+    const int i = tile % route->tiles;
+    return reversed ? route->tiles - 1 - i : i;
+  }
+  __device__ int steps(int tile) const { return min(kSteps, route->run - in_run(tile) * kSteps); }
   __device__ std::byte* stage(const Bulk& bulk, const Turn& turn) const { return ring + turn.at * bulk.at.size; }
   __device__ void wait(const Turn& turn) const { barrier_wait(arrived + 8 * turn.at, turn.parity); }
 };
@@ -105,8 +109,8 @@ struct Box {
   int c, i, turn, k, b;
   __device__ Box(const Block& block, int tile) {
     const Route& route = *block.route;
-    turn = tile / route.tiles, i = (tile - turn * route.tiles) * kSteps;
-    if (block.reversed) turn = route.turns - 1 - turn, i = route.run - kSteps - i;
+    turn = tile / route.tiles, i = block.in_run(tile) * kSteps;
+    if (block.reversed) turn = route.turns - 1 - turn;
     c = static_cast<int>(block.c0), k = static_cast<int>(block.k), b = static_cast<int>(block.b);
   }
 };
@@ -177,7 +181,7 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
     block.wait(stage);
     const std::byte* from = block.stage(bulk, stage);
     Prepared<M>& to = buffers[buffer.at];
-    const int steps = block.steps(tile), begin = block.reversed ? kSteps - steps : 0;
+    const int steps = block.steps(tile);
 #pragma unroll
     for (int n = 0; n < kItems; n++) {
       const int item = Items<M>::template item<kCount>(tile, thread, n), pair = item % half, first = item / half * 4;
@@ -194,7 +198,7 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
         });
         if (steps < kSteps) [[unlikely]]
           each([&](int i, int j) {
-            if (static_cast<unsigned>(first + i - begin) >= static_cast<unsigned>(steps)) dt[i][j] = x[i][j] = 0.f;
+            if (first + i >= steps) dt[i][j] = x[i][j] = 0.f;
           });
       }
       if (n == 0 && tile >= kBuffers) receive<kFree>(buffer.at);
@@ -211,11 +215,23 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
   }
 }
 
+// Stores a finished tile, and brings a new one to where the tile before it was.
+__device__ inline void pass_on(const ScanProblem& p, const Bulk& bulk, const Block& block, int tile) {
+  const uint32_t ring = static_cast<uint32_t>(__cvta_generic_to_shared(block.ring));
+  take_box(ring + tile % bulk.stages * bulk.at.size + bulk.at.y, block.route->y, Box(block, tile));
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  const int next = tile - 1 + bulk.stages;
+  if (tile == 0 || next >= block.tiles) return;
+  asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+  bring(p, bulk, block, next, (tile - 1) % bulk.stages);
+}
+
 template <int M>
 __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kFinishing,
                 kItems = Items<M>::each_of(kCount);
   Turn stage{bulk.stages}, buffer{kBuffers};
+  int before = 0;  // the buffer of the last tile
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
     std::byte* at = block.stage(bulk, stage);
@@ -250,31 +266,20 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
     }
     if (tile + kBuffers < block.tiles) hand_on<kFree>(buffer.at);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    hand_on<kOut>(buffer.at);
-  }
-}
-
-// Stores finished tiles and brings new ones into their stages.
-__device__ void order(const ScanProblem& p, const Bulk& bulk, const Block& block) {
-  Turn stage{bulk.stages}, buffer{kBuffers};
-  int before = 0;  // the stage of the last tile
-  const bool one = threadIdx.x % 32 == 0;
-  for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
-    receive<kOut>(buffer.at);
-    if (one) {
-      const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(block.stage(bulk, stage)));
-      take_box(from + bulk.at.y, block.route->y, Box(block, tile));
-      asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-      const int next = tile - 1 + bulk.stages;
-      if (tile > 0 && next < block.tiles) {
-        asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
-        bring(p, bulk, block, next, before);
-      }
+    if (thread >= 32) {
+      hand_on<kOut>(buffer.at);
+    } else if (tile > 0) {  // the tile before, so that nobody is waited for
+      receive<kOut>(before);
+      if (thread == 0) pass_on(p, bulk, block, tile - 1);
+      __syncwarp();
     }
-    __syncwarp();
-    before = stage.at;
+    before = buffer.at;
   }
-  if (one) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  if (thread < 32) receive<kOut>(before);
+  if (thread == 0) {
+    pass_on(p, bulk, block, block.tiles - 1);
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  }
 }
 
 // Q lanes to a channel and M channels to a lane. Bit 0 of a lane is a channel's, the next log2 Q are its place among the
@@ -370,7 +375,7 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
           for (int m = 0; m < M; m++) xs[kApart * m * kPitch + at + kNext * (i + q)] = y[i / 4][m];
     };
     const int steps = block.steps(tile);
-    int t = 0, at = kReversed ? kSteps - 1 : 0;
+    int t = 0, at = kReversed ? (steps + 3) / 4 * 4 - 1 : 0;
 #pragma unroll 1
     for (; t + kSpan - 4 < steps; t += kSpan, at += kNext * kSpan) span(std::integral_constant<int, kSpan>{}, at);
 #pragma unroll 1
@@ -403,13 +408,13 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   block.route = &bulk.routes[walk / 2], block.reversed = walk % 2;
   block.tiles = block.route->turns * block.route->tiles;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // the same for a warp, and known to be
-  const bool ordering = warp == kThreads / 32 - 1;
-  if (ordering && threadIdx.x % 32 == 0) {
+  const bool orders = threadIdx.x == 32 * (kRecurring + kPreparing);
+  if (orders) {
     for (int i = 0; i < bulk.stages; i++) barrier_init(block.arrived + 8 * i, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   wait_for_inputs();
-  if (ordering && threadIdx.x % 32 == 0)
+  if (orders)
     for (int i = 0; i < min(bulk.stages, block.tiles); i++) bring(p, bulk, block, i, i);
   __shared__ __align__(8) float delta_bias[channels], D[channels];
   block.delta_bias = delta_bias, block.D = D;
@@ -432,10 +437,8 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
                    : recur<M, 16, 1, false>(p, bulk, block, buffers, pair_line);
   else if (warp < kRecurring + kPreparing)
     prepare<M>(p, bulk, block, buffers, threadIdx.x - 32 * kRecurring);
-  else if (!ordering)
-    finish<M>(p, bulk, block, buffers, threadIdx.x - 32 * (kRecurring + kPreparing));
   else
-    order(p, bulk, block);
+    finish<M>(p, bulk, block, buffers, threadIdx.x - 32 * (kRecurring + kPreparing));
 #endif
 }
 
