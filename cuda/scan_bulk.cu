@@ -14,7 +14,7 @@
 namespace vlm::cuda {
 namespace {
 
-constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kBuffers = 3, kMaxStages = 8;
+constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kMaxStages = 8;
 #ifndef SPAN
 #define SPAN 16
 #endif
@@ -48,8 +48,10 @@ struct Bulk {
 template <int M>
 struct Prepared {
   static constexpr int channels = 32 * M + 8;
+  static constexpr int kBuffers = M == 1 ? 3 : 2, kPlane = channels * kPitch + 8;
   float dt[channels][kPitch];
-  float x[channels][kPitch];  // dt·u, and then the sums
+  float x[channels][kPitch];  // dt·u
+  float sums[4][kPlane];      // over each quarter of the states
 };
 
 // Where a channel of the block lies in Prepared: the even ones first, for the sake of the banks.
@@ -57,22 +59,6 @@ template <int M>
 __device__ inline int channel_of(int line) {
   constexpr int half = Prepared<M>::channels / 2;
   return line < half ? 2 * line : 2 * (line - half) + 1;
-}
-
-// Barriers between warps that hand a buffer on: those that arrive don't wait.
-enum Hand { kFull, kDone, kFree, kOut };
-template <Hand hand>
-constexpr int kHandThreads = 32 * (hand == kFull   ? kPreparing + kRecurring
-                                   : hand == kDone ? kRecurring + kFinishing
-                                   : hand == kFree ? kFinishing + kPreparing
-                                                   : kFinishing);
-template <Hand hand>
-__device__ inline void hand_on(int buffer) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
-}
-template <Hand hand>
-__device__ inline void receive(int buffer) {
-  asm volatile("bar.sync %0, %1;" ::"r"(1 + kBuffers * hand + buffer), "n"(kHandThreads<hand>) : "memory");
 }
 
 // Steps through a ring.
@@ -84,6 +70,28 @@ struct Turn {
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+// Waits as one: what follows is known to be done by all lanes together.
+__device__ inline void warp_wait(uint32_t barrier, int parity) {
+  bool done;
+  do {
+    int is;
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.s32 %0, 1, 0, done;\n}"
+        : "=r"(is)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    done = __all_sync(~0u, is);
+  } while (!done);
+}
+
+// Barriers at which warps hand a buffer on: dt and dt·u are there, the sums are, the buffer is free, y is there.
+enum Hand { kFull, kDone, kFree, kOut, kHands };
+constexpr int hand_threads(int hand) {
+  return 32 * (hand == kFull ? kPreparing : hand == kDone ? kRecurring : kFinishing);
+}
 
 struct Block {
   int64_t b, k, c0, row;  // batch row, group, first channel, row of the states or -1
@@ -101,7 +109,12 @@ struct Block {
   }
   __device__ int steps(int tile) const { return min(kSteps, route->run - in_run(tile) * kSteps); }
   __device__ std::byte* stage(const Bulk& bulk, const Turn& turn) const { return ring + turn.at * bulk.at.size; }
-  __device__ void wait(const Turn& turn) const { barrier_wait(arrived + 8 * turn.at, turn.parity); }
+  __device__ void wait(const Turn& turn) const { warp_wait(arrived + 8 * turn.at, turn.parity); }
+  __device__ uint32_t hand(Hand which, int buffer) const { return arrived + 8 * (kMaxStages + 3 * which + buffer); }
+  __device__ void hand_on(Hand which, const Turn& turn) const { barrier_arrive(hand(which, turn.at)); }
+  __device__ void receive(Hand which, const Turn& turn, int before = 0) const {
+    warp_wait(hand(which, turn.at), turn.parity ^ before);
+  }
 };
 
 // A box's coordinates: channel, place in a run, run, group, batch row.
@@ -176,7 +189,7 @@ template <int M>
 __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kPreparing,
                 kItems = Items<M>::each_of(kCount);
-  Turn stage{bulk.stages}, buffer{kBuffers};
+  Turn stage{bulk.stages}, buffer{Prepared<M>::kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
     const std::byte* from = block.stage(bulk, stage);
@@ -201,7 +214,7 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
             if (first + i >= steps) dt[i][j] = x[i][j] = 0.f;
           });
       }
-      if (n == 0 && tile >= kBuffers) receive<kFree>(buffer.at);
+      if (n == 0 && tile >= Prepared<M>::kBuffers) block.receive(kFree, buffer, 1);
       if (mine) {
 #pragma unroll
         for (int j = 0; j < 2; j++) {
@@ -211,7 +224,7 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
         }
       }
     }
-    hand_on<kFull>(buffer.at);
+    block.hand_on(kFull, buffer);
   }
 }
 
@@ -230,8 +243,8 @@ template <int M>
 __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kFinishing,
                 kItems = Items<M>::each_of(kCount);
-  Turn stage{bulk.stages}, buffer{kBuffers};
-  int before = 0;  // the buffer of the last tile
+  Turn stage{bulk.stages}, buffer{Prepared<M>::kBuffers};
+  Turn before = buffer;  // that of the last tile
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
     std::byte* at = block.stage(bulk, stage);
@@ -246,11 +259,18 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
         read_item(gate, at + bulk.at.z, p.z.dtype, channels, first, pair);
         each([&](int i, int j) { gate[i][j] = silu(gate[i][j]); });
       }
-      if (n == 0) receive<kDone>(buffer.at);
+      if (n == 0) block.receive(kDone, buffer);
       if (mine) {
         Pack<float, 4> sum[2];
 #pragma unroll
-        for (int j = 0; j < 2; j++) sum[j] = *reinterpret_cast<const Pack<float, 4>*>(&from.x[pair + j * half][first]);
+        for (int j = 0; j < 2; j++) {
+          Pack<float, 4> part[4];
+#pragma unroll
+          for (int q = 0; q < 4; q++)
+            part[q] = *reinterpret_cast<const Pack<float, 4>*>(from.sums[q] + (pair + j * half) * kPitch + first);
+#pragma unroll
+          for (int i = 0; i < 4; i++) sum[j].v[i] = (part[0].v[i] + part[1].v[i]) + (part[2].v[i] + part[3].v[i]);
+        }
         const auto D = *reinterpret_cast<const Pack<float, 2>*>(block.D + 2 * pair);
         if (p.D.data) each([&](int i, int j) { sum[j].v[i] = fmaf(D.v[j], u[i][j], sum[j].v[i]); });
         if (p.z.data) each([&](int i, int j) { sum[j].v[i] *= gate[i][j]; });
@@ -264,18 +284,18 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
         p.y.dtype == Dtype::bf16 ? write(bf16{}) : p.y.dtype == Dtype::f32 ? write(float{}) : write(f16{});
       }
     }
-    if (tile + kBuffers < block.tiles) hand_on<kFree>(buffer.at);
+    block.hand_on(kFree, buffer);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    if (thread >= 32) {
-      hand_on<kOut>(buffer.at);
-    } else if (tile > 0) {  // the tile before, so that nobody is waited for
-      receive<kOut>(before);
+    block.hand_on(kOut, buffer);
+    if (thread < 32 && tile > 0) {  // the tile before, so that nobody is waited for
+      block.receive(kOut, before);
       if (thread == 0) pass_on(p, bulk, block, tile - 1);
       __syncwarp();
     }
-    before = buffer.at;
+    before = buffer;
   }
-  if (thread < 32) receive<kOut>(before);
+  if (thread >= 32) return;
+  block.receive(kOut, before);
   if (thread == 0) {
     pass_on(p, bulk, block, block.tiles - 1);
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
@@ -311,16 +331,19 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
   // From the place in a tile of the first of 4 steps to those of the others, and of the next 4.
   constexpr int kNext = kReversed ? -1 : 1;
   const bool odd = lane & 2, high = lane & 4;
-  Turn stage{bulk.stages}, buffer{kBuffers};
+  Turn stage{bulk.stages}, buffer{Prepared<N>::kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
-    receive<kFull>(buffer.at);
+    block.receive(kFull, buffer);
     const float* B_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.B) + q * S;
     const float* C_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.C) + (S > 1 ? q * S : q & ~1);
     const float* dts = buffers[buffer.at].dt[line];
-    float* xs = buffers[buffer.at].x[line];
+    const float* xs = buffers[buffer.at].x[line];
+    float* sums = buffers[buffer.at].sums[S > 1 ? q : q / 4] + line * kPitch;
     const auto span = [&](auto count, int at) {  // steps from this place on
       constexpr int kCount = decltype(count)::value;
-      float y[kCount / 4][M];
+      // Kept until the end, so that loads may go ahead of them.
+      using Sums = std::conditional_t<(S > 1), Pack<float, 4>, float>;
+      Sums done[kCount / 4][M];
 #pragma unroll
       for (int i = 0; i < kCount; i += 4) {
         const int first = at + kNext * i, low = kReversed ? first - 3 : first;
@@ -335,7 +358,8 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
         for (int m = 0; m < M; m++) {
           const auto dt = *reinterpret_cast<const Pack<float, 4>*>(dts + kApart * m * kPitch + low);
           const auto x = *reinterpret_cast<const Pack<float, 4>*>(xs + kApart * m * kPitch + low);
-          float sum[4], half[2];
+          float sum[4];
+          [[maybe_unused]] float half[2];
 #pragma unroll
           for (int j = 0; j < 4; j++) {
             const int v = kReversed ? 3 - j : j;
@@ -347,32 +371,30 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
             else
               sum[j] = h[m][0];
           }
-          // The sums of 4 steps go to the lanes whose bits 1 and 2 are the number of the step, half of them crossing over
-          // at each level. With one state to a lane the states cross first.
+          if constexpr (S > 1) {
+            constexpr int a = kReversed ? 3 : 0;
+            done[i / 4][m] = {sum[a], sum[a ^ 1], sum[a ^ 2], sum[a ^ 3]};
+          } else {
+            // The states of 4 steps cross over between neighbours, and then the sums of two, half of them each time: lane
+            // bits 1 and 2 become the number of the step.
 #pragma unroll
-          for (int j = 0; j < 2; j++) {
-            const float kept = odd ? sum[2 * j + 1] : sum[2 * j];
-            const float got = __shfl_xor_sync(~0u, odd ? sum[2 * j] : sum[2 * j + 1], 2);
-            if constexpr (S > 1) {
-              half[j] = kept + got;
-            } else {
+            for (int j = 0; j < 2; j++) {
+              const float kept = odd ? sum[2 * j + 1] : sum[2 * j];
+              const float got = __shfl_xor_sync(~0u, odd ? sum[2 * j] : sum[2 * j + 1], 2);
               const float* row = C_row + (first + kNext * (2 * j + odd)) * kStates;
               const float pair[] = {odd ? got : kept, odd ? kept : got};
               half[j] = dot(reinterpret_cast<const Pack<float, 2>*>(row)->v, pair);
             }
+            done[i / 4][m] = (high ? half[1] : half[0]) + __shfl_xor_sync(~0u, high ? half[0] : half[1], 4);
           }
-          float all = (high ? half[1] : half[0]) + __shfl_xor_sync(~0u, high ? half[0] : half[1], 4);
-#pragma unroll
-          for (int bit = 8; bit <= Q; bit *= 2) all += __shfl_xor_sync(~0u, all, bit);
-          y[i / 4][m] = all;
         }
       }
-      __syncwarp();
-      if (q < 4)
 #pragma unroll
-        for (int i = 0; i < kCount; i += 4)
+      for (int i = 0; i < kCount; i += 4)
 #pragma unroll
-          for (int m = 0; m < M; m++) xs[kApart * m * kPitch + at + kNext * (i + q)] = y[i / 4][m];
+        for (int m = 0; m < M; m++)
+          *reinterpret_cast<Sums*>(sums + kApart * m * kPitch + at + kNext * (S > 1 ? kReversed ? i + 3 : i : i + (q & 3))) =
+              done[i / 4][m];
     };
     const int steps = block.steps(tile);
     int t = 0, at = kReversed ? (steps + 3) / 4 * 4 - 1 : 0;
@@ -380,7 +402,7 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
     for (; t + kSpan - 4 < steps; t += kSpan, at += kNext * kSpan) span(std::integral_constant<int, kSpan>{}, at);
 #pragma unroll 1
     for (; t < steps; t += 4, at += kNext * 4) span(std::integral_constant<int, 4>{}, at);
-    hand_on<kDone>(buffer.at);
+    block.hand_on(kDone, buffer);
   }
 
   if (p.last.data && block.fits)
@@ -397,7 +419,7 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   constexpr int channels = Prepared<M>::channels;
   extern __shared__ __align__(128) std::byte memory[];
-  __shared__ __align__(8) uint64_t arrived[kMaxStages];
+  __shared__ __align__(8) uint64_t arrived[kMaxStages + 3 * kHands];
   auto* buffers = reinterpret_cast<Prepared<M>*>(memory + bulk.stages * bulk.at.size);
   const uint32_t blocks = static_cast<uint32_t>(ceil_div(p.d, channels)), groups = static_cast<uint32_t>(p.groups);
   const uint32_t rest = blockIdx.x / blocks;
@@ -411,6 +433,7 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   const bool orders = threadIdx.x == 32 * (kRecurring + kPreparing);
   if (orders) {
     for (int i = 0; i < bulk.stages; i++) barrier_init(block.arrived + 8 * i, 1);
+    for (int i = 0; i < 3 * kHands; i++) barrier_init(block.arrived + 8 * (kMaxStages + i), hand_threads(i / 3));
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   wait_for_inputs();
@@ -483,10 +506,10 @@ void launch_tile(const ScanProblem& p, const Launch& on) {
   at.size = at.C + kStates * kSteps * 4;
   const int loaded = end;
   if (in_place) at.y = at.u;
-  bulk.stages = std::min<int>(kMaxStages, (on.card.shared_bytes - 2048 - kBuffers * sizeof(Prepared<M>)) / at.size);
+  bulk.stages = std::min<int>(kMaxStages, (on.card.shared_bytes - 2048 - Prepared<M>::kBuffers * sizeof(Prepared<M>)) / at.size);
   const dim3 grid(static_cast<unsigned>(p.batch * p.groups * ceil_div(p.d, channels)));
   bulk.loaded = loaded + 2 * kStates * kSteps * 4;
-  launch(bulk_kernel<M>, grid, dim3(kThreads), bulk.stages * at.size + kBuffers * sizeof(Prepared<M>), on, p, bulk);
+  launch(bulk_kernel<M>, grid, dim3(kThreads), bulk.stages * at.size + Prepared<M>::kBuffers * sizeof(Prepared<M>), on, p, bulk);
 }
 
 }  // namespace
