@@ -14,7 +14,7 @@
 namespace vlm::cuda {
 namespace {
 
-constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kMaxStages = 8;
+constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kMaxStages = 8, kFirst = 2;  // kFirst: tiles asked for before all else
 #ifndef SPAN
 #define SPAN 16
 #endif
@@ -104,7 +104,7 @@ struct Block {
   int tiles;
   // Tiles lie where they do whichever way the walk goes: a reversed one begins with the last, which may be a short one.
   __device__ int in_run(int tile) const {
-    const int i = tile % route->tiles;
+    const int i = route->turns == 1 ? tile : tile % route->tiles;
     return reversed ? route->tiles - 1 - i : i;
   }
   __device__ int steps(int tile) const { return min(kSteps, route->run - in_run(tile) * kSteps); }
@@ -122,7 +122,7 @@ struct Box {
   int c, i, turn, k, b;
   __device__ Box(const Block& block, int tile) {
     const Route& route = *block.route;
-    turn = tile / route.tiles, i = block.in_run(tile) * kSteps;
+    turn = route.turns == 1 ? 0 : tile / route.tiles, i = block.in_run(tile) * kSteps;
     if (block.reversed) turn = route.turns - 1 - turn;
     c = static_cast<int>(block.c0), k = static_cast<int>(block.k), b = static_cast<int>(block.b);
   }
@@ -161,17 +161,21 @@ __device__ inline void each(F&& f) {
 #pragma unroll
     for (int j = 0; j < 2; j++) f(i, j);
 }
-__device__ inline void read_item(Item& to, const std::byte* tile, Dtype dtype, int channels, int first, int pair) {
-  const auto read = [&](auto type) {
-    using E = decltype(type);
-    const E* from = reinterpret_cast<const E*>(tile) + first * channels + 2 * pair;
+template <class E>
+__device__ inline void read_item(Item& to, const std::byte* tile, int channels, int first, int pair) {
+  const E* from = reinterpret_cast<const E*>(tile) + first * channels + 2 * pair;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const auto pack = *reinterpret_cast<const Pack<E, 2>*>(from + i * channels);
-      to[i][0] = to_float(pack.v[0]), to[i][1] = to_float(pack.v[1]);
-    }
-  };
-  dtype == Dtype::bf16 ? read(bf16{}) : dtype == Dtype::f32 ? read(float{}) : read(f16{});
+  for (int i = 0; i < 4; i++) {
+    const auto pack = *reinterpret_cast<const Pack<E, 2>*>(from + i * channels);
+    to[i][0] = to_float(pack.v[0]), to[i][1] = to_float(pack.v[1]);
+  }
+}
+template <class E>
+__device__ inline void write_item(std::byte* tile, const Pack<float, 4> (&y)[2], int channels, int first, int pair) {
+  E* to = reinterpret_cast<E*>(tile) + first * channels + 2 * pair;
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    *reinterpret_cast<Pack<E, 2>*>(to + i * channels) = {from_float<E>(y[0].v[i]), from_float<E>(y[1].v[i])};
 }
 
 template <int M>
@@ -181,11 +185,12 @@ struct Items {
   // The warps take turns at what is left over.
   template <int kCount>
   static __device__ int item(int tile, int thread, int n) {
-    return (thread + tile * 32) % kCount + n * kCount;
+    return (all % kCount == 0 ? thread : (thread + tile * 32) % kCount) + n * kCount;
   }
 };
 
-template <int M>
+// E: the type of u and z, F: of delta or y, which may be f32 in any case.
+template <int M, class E, class F>
 __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kPreparing,
                 kItems = Items<M>::each_of(kCount);
@@ -202,19 +207,15 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
       Item x, dt;
       if (mine) {
         const auto delta_bias = *reinterpret_cast<const Pack<float, 2>*>(block.delta_bias + 2 * pair);
-        read_item(dt, from + bulk.at.delta, p.delta.dtype, channels, first, pair);
-        read_item(x, from + bulk.at.u, p.u.dtype, channels, first, pair);
+        read_item<F>(dt, from + bulk.at.delta, channels, first, pair);
+        read_item<E>(x, from + bulk.at.u, channels, first, pair);
         each([&](int i, int j) {
           dt[i][j] += delta_bias.v[j];
           if (p.positive) dt[i][j] = softplus(dt[i][j]);
           x[i][j] *= dt[i][j];
         });
-        if (steps < kSteps) [[unlikely]]
-          each([&](int i, int j) {
-            if (first + i >= steps) dt[i][j] = x[i][j] = 0.f;
-          });
       }
-      if (n == 0 && tile >= Prepared<M>::kBuffers) block.receive(kFree, buffer, 1);
+      if (n == 0 && tile >= Prepared<M>::kBuffers) block.receive(kDone, buffer, 1);
       if (mine) {
 #pragma unroll
         for (int j = 0; j < 2; j++) {
@@ -222,6 +223,11 @@ __device__ void prepare(const ScanProblem& p, const Bulk& bulk, const Block& blo
           *reinterpret_cast<Pack<float, 4>*>(&to.dt[line][first]) = {dt[0][j], dt[1][j], dt[2][j], dt[3][j]};
           *reinterpret_cast<Pack<float, 4>*>(&to.x[line][first]) = {x[0][j], x[1][j], x[2][j], x[3][j]};
         }
+        // Steps beyond the end leave the states as they are.
+#pragma unroll 1
+        for (int i = max(first, steps); i < first + 4; i++)
+#pragma unroll
+          for (int j = 0; j < 2; j++) to.dt[pair + j * half][i] = to.x[pair + j * half][i] = 0.f;
       }
     }
     block.hand_on(kFull, buffer);
@@ -239,12 +245,15 @@ __device__ inline void pass_on(const ScanProblem& p, const Bulk& bulk, const Blo
   bring(p, bulk, block, next, (tile - 1) % bulk.stages);
 }
 
-template <int M>
+template <int M, class E, class F>
 __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& block, Prepared<M>* buffers, int thread) {
   constexpr int channels = Items<M>::channels, half = Items<M>::half, kCount = 32 * kFinishing,
                 kItems = Items<M>::each_of(kCount);
   Turn stage{bulk.stages}, buffer{Prepared<M>::kBuffers};
   Turn before = buffer;  // that of the last tile
+  if (thread == 0)
+    for (int i = kFirst; i < min(bulk.stages, block.tiles); i++) bring(p, bulk, block, i, i);
+  __syncwarp();
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.wait(stage);
     std::byte* at = block.stage(bulk, stage);
@@ -254,9 +263,9 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
       const int item = Items<M>::template item<kCount>(tile, thread, n), pair = item % half, first = item / half * 4;
       const bool mine = Items<M>::all % kCount == 0 || item < Items<M>::all;
       Item u, gate;
-      if (mine && p.D.data) read_item(u, at + bulk.at.u, p.u.dtype, channels, first, pair);
+      if (mine && p.D.data) read_item<E>(u, at + bulk.at.u, channels, first, pair);
       if (mine && p.z.data) {
-        read_item(gate, at + bulk.at.z, p.z.dtype, channels, first, pair);
+        read_item<E>(gate, at + bulk.at.z, channels, first, pair);
         each([&](int i, int j) { gate[i][j] = silu(gate[i][j]); });
       }
       if (n == 0) block.receive(kDone, buffer);
@@ -274,14 +283,7 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
         const auto D = *reinterpret_cast<const Pack<float, 2>*>(block.D + 2 * pair);
         if (p.D.data) each([&](int i, int j) { sum[j].v[i] = fmaf(D.v[j], u[i][j], sum[j].v[i]); });
         if (p.z.data) each([&](int i, int j) { sum[j].v[i] *= gate[i][j]; });
-        const auto write = [&](auto type) {
-          using E = decltype(type);
-          E* to = reinterpret_cast<E*>(at + bulk.at.y) + first * channels + 2 * pair;
-#pragma unroll
-          for (int i = 0; i < 4; i++)
-            *reinterpret_cast<Pack<E, 2>*>(to + i * channels) = {from_float<E>(sum[0].v[i]), from_float<E>(sum[1].v[i])};
-        };
-        p.y.dtype == Dtype::bf16 ? write(bf16{}) : p.y.dtype == Dtype::f32 ? write(float{}) : write(f16{});
+        write_item<F>(at + bulk.at.y, sum, channels, first, pair);
       }
     }
     block.hand_on(kFree, buffer);
@@ -300,6 +302,15 @@ __device__ void finish(const ScanProblem& p, const Bulk& bulk, const Block& bloc
     pass_on(p, bulk, block, block.tiles - 1);
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }
+}
+
+template <class F>
+__device__ inline void with_types(const Sequence& u, const Sequence& other, F&& f) {
+  const auto with = [&](auto type) { other.dtype == Dtype::f32 ? f(type, float{}) : f(type, type); };
+  if (u.dtype == Dtype::f32)
+    f(float{}, float{});
+  else
+    u.dtype == Dtype::bf16 ? with(bf16{}) : with(f16{});
 }
 
 // Q lanes to a channel and M channels to a lane. Bit 0 of a lane is a channel's, the next log2 Q are its place among the
@@ -334,6 +345,7 @@ __device__ void recur(const ScanProblem& p, const Bulk& bulk, const Block& block
   Turn stage{bulk.stages}, buffer{Prepared<N>::kBuffers};
   for (int tile = 0; tile < block.tiles; tile++, stage.next(), buffer.next()) {
     block.receive(kFull, buffer);
+    if (tile >= Prepared<N>::kBuffers) block.receive(kFree, buffer, 1);
     const float* B_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.B) + q * S;
     const float* C_row = reinterpret_cast<const float*>(block.stage(bulk, stage) + bulk.at.C) + (S > 1 ? q * S : q & ~1);
     const float* dts = buffers[buffer.at].dt[line];
@@ -438,7 +450,7 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
   }
   wait_for_inputs();
   if (orders)
-    for (int i = 0; i < min(bulk.stages, block.tiles); i++) bring(p, bulk, block, i, i);
+    for (int i = 0; i < min(kFirst, block.tiles); i++) bring(p, bulk, block, i, i);
   __shared__ __align__(8) float delta_bias[channels], D[channels];
   block.delta_bias = delta_bias, block.D = D;
   if (threadIdx.x < channels) {
@@ -459,9 +471,13 @@ __global__ __launch_bounds__(kThreads, 1) void bulk_kernel(const __grid_constant
     block.reversed ? recur<M, 16, 1, true>(p, bulk, block, buffers, pair_line)
                    : recur<M, 16, 1, false>(p, bulk, block, buffers, pair_line);
   else if (warp < kRecurring + kPreparing)
-    prepare<M>(p, bulk, block, buffers, threadIdx.x - 32 * kRecurring);
+    with_types(p.u, p.delta, [&](auto u, auto delta) {
+      prepare<M, decltype(u), decltype(delta)>(p, bulk, block, buffers, threadIdx.x - 32 * kRecurring);
+    });
   else
-    finish<M>(p, bulk, block, buffers, threadIdx.x - 32 * (kRecurring + kPreparing));
+    with_types(p.u, p.y, [&](auto u, auto y) {
+      finish<M, decltype(u), decltype(y)>(p, bulk, block, buffers, threadIdx.x - 32 * (kRecurring + kPreparing));
+    });
 #endif
 }
 
@@ -519,6 +535,8 @@ bool launch_scan_bulk(const ScanProblem& p, const Launch& on) {
   if (on.card.arch != 90 || p.n != kStates || p.length < 2 || p.batch * p.groups * p.d == 0 || p.length >= INT32_MAX || p.carry.data ||
       p.d % 2 != 0 || !f32(p.B) || !f32(p.C) || !encode_tiled())
     return false;
+  const auto same = [&](const Sequence& s) { return !s.data || s.dtype == p.u.dtype; };
+  if (!same(p.z) || (!same(p.delta) && !f32(p.delta)) || (!same(p.y) && !f32(p.y))) return false;
   for (const Sequence* s : {&p.u, &p.delta, &p.z, &p.y, &p.B, &p.C})
     if (!is_bulk(*s, p)) return false;
   const auto waves = [&](int channels) {

@@ -42,7 +42,7 @@ struct Shared {
 // the same instruction.
 template <class T>
 __device__ inline void meet() {
-  asm volatile("bar.sync 1, %0;" ::"n"(T::threads) : "memory");
+  asm volatile("barrier.sync 1, %0;" ::"n"(T::threads) : "memory");
 }
 
 // Where a block is.
@@ -377,7 +377,7 @@ __global__ __launch_bounds__(T::threads) void scan_kernel(const __grid_constant_
   const bool faulted = has_fault(p.fault);
   at.fits = slots_fit(p, reinterpret_cast<int32_t*>(memory)) && !faulted;
   at.row = state_row(p, at.b, at.fits);
-  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // the same for a warp, and known to be
+  const int warp = threadIdx.x / 32;
   if (warp < T::kQuads)
     recur<T, 4, T::M, !kRows>(p, shared, at, warp * 8 * T::M);
   else if (warp < T::kQuads + T::kPairs)
