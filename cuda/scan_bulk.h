@@ -5,7 +5,10 @@
 
 namespace vlm::cuda {
 
-// Launches the scan, or returns false where another kernel must, or is faster.
-bool launch_scan_bulk(const ScanProblem&, const Launch&);
+constexpr int kBulkChannels = 40;  // of a block: 10 for each scheduler of a multiprocessor
+
+// Whether tensors lie as the copy engine asks for.
+bool scan_is_bulk(const ScanProblem&, const Card&);
+void launch_scan_bulk(const ScanProblem&, const Launch&);
 
 }  // namespace vlm::cuda

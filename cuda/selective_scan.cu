@@ -489,12 +489,12 @@ void launch_tile(const ScanProblem& p, const Launch& on) {
 
 // The tile with the least to do for the fullest multiprocessor. The costs are what a step of a block takes, measured.
 void launch_states(const ScanProblem& p, const Launch& on) {
-  if (launch_scan_bulk(p, on)) return;
   const auto cost = [&](int channels, int step) {
     return ceil_div(p.batch * p.groups * ceil_div(p.d, channels), on.card.multiprocessors) * step;
   };
   const int64_t small = cost(Small::channels, 5), medium = cost(Medium::channels, 12),
-                large = cost(Large::channels, 15);
+                large = cost(Large::channels, 15), bulk = cost(kBulkChannels, 10);
+  if (bulk < std::min({small, medium, large}) && scan_is_bulk(p, on.card)) return launch_scan_bulk(p, on);
   if (small < std::min(medium, large))
     launch_tile<Small>(p, on);
   else

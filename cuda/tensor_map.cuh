@@ -38,10 +38,9 @@ CUtensorMap tensor_map(const void* data, Dtype dtype, const int64_t (&size)[kRan
   const CUtensorMapDataType type = dtype == Dtype::f32    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                                    : dtype == Dtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                           : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const CUresult status =
-      encode_tiled()(&map, type, kRank, const_cast<void*>(data), sizes, strides, boxes, steps,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = encode_tiled()(&map, type, kRank, const_cast<void*>(data), sizes, strides, boxes, steps,
+                                         CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw Error("ERR_CUDA", text("cuTensorMapEncodeTiled: error ", static_cast<int>(status), " for ", size[1],
                                  " rows of ", size[0]));
