@@ -493,13 +493,11 @@ void launch_states(const ScanProblem& p, const Launch& on) {
     return ceil_div(p.batch * p.groups * ceil_div(p.d, channels), on.card.multiprocessors) * step;
   };
   const int64_t small = cost(Small::channels, 5), medium = cost(Medium::channels, 12),
-                large = cost(Large::channels, 15), bulk = cost(kBulkChannels, 10);
-  if (bulk < std::min({small, medium, large}) && scan_is_bulk(p, on.card)) return launch_scan_bulk(p, on);
-  if (small < std::min(medium, large))
-    launch_tile<Small>(p, on);
-  else
-    medium <= large || shared_bytes<Large>(p) > on.card.shared_bytes ? launch_tile<Medium>(p, on)
-                                                                     : launch_tile<Large>(p, on);
+                large = cost(Large::channels, 15), bulk = cost(kBulkChannels, 8);
+  if (small < std::min(medium, large)) return launch_tile<Small>(p, on);
+  if (bulk < std::min(medium, large) && scan_is_bulk(p, on.card)) return launch_scan_bulk(p, on);
+  medium <= large || shared_bytes<Large>(p) > on.card.shared_bytes ? launch_tile<Medium>(p, on)
+                                                                   : launch_tile<Large>(p, on);
 }
 
 }  // namespace
