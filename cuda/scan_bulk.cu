@@ -17,7 +17,7 @@ constexpr int kStates = 16, kSteps = 32, kPitch = kSteps + 4, kBuffers = 4, kMax
 // Warps: quads with 8 channels, 4 lanes with 4 states each to a channel; pairs with 2 channels, a lane to each state.
 constexpr int kQuads = 4, kPairs = 4, kRecurring = kQuads + kPairs, kPreparing = 5, kFinishing = 5;
 constexpr int kThreads = 32 * (kRecurring + kPreparing + kFinishing);
-constexpr int kChannels = kBulkChannels, kHalf = kChannels / 2, kPlane = kChannels * kPitch + 8;
+constexpr int kChannels = kBulkChannels, kPlane = kChannels * kPitch + 8;
 static_assert(kChannels == 8 * kQuads + 2 * kPairs);
 constexpr int kProjectionBytes = kStates * kSteps * sizeof(float);
 
@@ -42,9 +42,6 @@ struct Buffer {
 
 // Barriers at which warps hand a buffer on: dt and dt·u are there, the sums are, they have been read, y is there.
 enum Hand { kFull, kDone, kFree, kOut, kHands };
-constexpr int hand_threads(int hand) {
-  return 32 * (hand == kFull ? kPreparing : hand == kDone ? kRecurring : kFinishing);
-}
 
 // Steps through a ring.
 struct Turn {
@@ -55,6 +52,12 @@ struct Turn {
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+constexpr int kHalf = kChannels / 2;  // pairs of channels
+
+constexpr int hand_threads(int hand) {
+  return 32 * (hand == kFull ? kPreparing : hand == kDone ? kRecurring : kFinishing);
+}
 
 // Waits for all lanes of a warp, so that they are known to be together afterwards.
 __device__ inline void warp_wait(uint32_t barrier, int parity) {
