@@ -40,6 +40,8 @@ struct Buffer {
   float sums[4][kPlane];       // over each quarter of the states
 };
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
 // Barriers at which warps hand a buffer on: dt and dt·u are there, the sums are, they have been read, y is there.
 enum Hand { kFull, kDone, kFree, kOut, kHands };
 
@@ -50,8 +52,6 @@ struct Turn {
     if (++at == count) at = 0, parity ^= 1;
   }
 };
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 constexpr int kHalf = kChannels / 2;  // pairs of channels
 
