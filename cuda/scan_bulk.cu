@@ -42,8 +42,13 @@ struct Buffer {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
+constexpr int kHalf = kChannels / 2;  // pairs of channels
+
 // Barriers at which warps hand a buffer on: dt and dt·u are there, the sums are, they have been read, y is there.
 enum Hand { kFull, kDone, kFree, kOut, kHands };
+constexpr int hand_threads(int hand) {
+  return 32 * (hand == kFull ? kPreparing : hand == kDone ? kRecurring : kFinishing);
+}
 
 // Steps through a ring.
 struct Turn {
@@ -52,12 +57,6 @@ struct Turn {
     if (++at == count) at = 0, parity ^= 1;
   }
 };
-
-constexpr int kHalf = kChannels / 2;  // pairs of channels
-
-constexpr int hand_threads(int hand) {
-  return 32 * (hand == kFull ? kPreparing : hand == kDone ? kRecurring : kFinishing);
-}
 
 // Waits for all lanes of a warp, so that they are known to be together afterwards.
 __device__ inline void warp_wait(uint32_t barrier, int parity) {
