@@ -469,7 +469,7 @@ CUtensorMap rows_map(const TensorArg& t, int box_rows) {
   const int64_t size[] = {t.size[3], t.size[2], t.size[1], t.size[0]};
   const int64_t stride[] = {t.stride[2], t.stride[1], t.stride[0]};
   const int box[] = {64, 1, box_rows, 1};
-  return tensor_map<T, 4>(t.data, size, stride, box);
+  return tensor_map<4>(t.data, dtype_of<T>, size, stride, box);
 }
 
 template <class T, int kD>

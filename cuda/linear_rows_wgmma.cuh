@@ -392,8 +392,8 @@ void launch_stream(StreamParams p, const void* weight, int64_t row_bytes, int64_
                    const Launch& on) {
   // Bytes are copied two at a time.
   p.weight =
-      tensor_map<typename W::X, 2>(weight, {row_bytes / 2, p.finish.n}, {ldw / 2}, {W::kRowBytes / 2, kStreamRows},
-                                   W::kInt4 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
+      tensor_map<2>(weight, dtype_of<typename W::X>, {row_bytes / 2, p.finish.n}, {ldw / 2},
+                    {W::kRowBytes / 2, kStreamRows}, W::kInt4 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
   p.parts = t.parts;
   p.cluster = t.cluster;
   p.log_slice = static_cast<int>(std::bit_width(static_cast<unsigned>(t.rows / t.cluster))) - 1;

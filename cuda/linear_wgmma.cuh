@@ -353,7 +353,7 @@ struct Matrix {
 // [rows, k], read in boxes of box_rows rows and one stage of k.
 template <class T>
 CUtensorMap matrix_map(const Matrix& matrix, int64_t rows, int64_t k, int box_rows) {
-  return tensor_map<T, 2>(matrix.data, {k, rows}, {matrix.ld}, {kWgmmaK, box_rows});
+  return tensor_map<2>(matrix.data, dtype_of<T>, {k, rows}, {matrix.ld}, {kWgmmaK, box_rows});
 }
 
 template <class Traits>

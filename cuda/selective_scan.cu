@@ -11,7 +11,8 @@
 // the one before.
 #include <algorithm>
 
-#include "scan.cuh"
+#include "scan_bulk.h"
+#include "scan_slots.cuh"
 
 namespace vlm::cuda {
 namespace {
@@ -55,37 +56,6 @@ __device__ inline int64_t place(const Walk& walk, int64_t t) {
   if (walk.turns == 1) return walk.start + t * walk.step;
   const uint32_t run = static_cast<uint32_t>(walk.run), turn = static_cast<uint32_t>(t) / run;
   return walk.start + turn * walk.turn + (static_cast<uint32_t>(t) - turn * run) * walk.step;
-}
-
-constexpr int kChunk = 128;  // at most the threads of a block
-// Whether all slots exist and none occurs twice, for the whole block; what is wrong is reported. list: kChunk, shared.
-__device__ inline bool slots_fit(const ScanProblem& p, int32_t* list) {
-  if (!p.slots.data) return true;
-  const int thread = threadIdx.x;
-  const int64_t count = p.last.data ? p.last.count : p.initial.count;
-  const auto slot_of = [&](int64_t b) { return static_cast<const int32_t*>(p.slots.data)[b * p.slots.stride[0]]; };
-  bool fits = true;
-  for (int64_t first = 0; first < p.batch; first += kChunk) {
-    const int64_t b = first + thread;
-    const bool checks = thread < kChunk && b < p.batch;
-    const int32_t slot = checks ? slot_of(b) : 0;
-    bool good = !checks || (slot >= 0 && slot < count);
-    for (int64_t base = 0; base <= first; base += kChunk) {
-      __syncthreads();
-      if (thread < kChunk && base + thread < p.batch) list[thread] = slot_of(base + thread);
-      __syncthreads();
-      const int before = checks ? static_cast<int>(min(int64_t{kChunk}, b - base)) : 0;
-#pragma unroll 4
-      for (int i = 0; i < before; i++) good &= list[i] != slot;
-    }
-    if (!good && slot >= 0 && slot < count) report(p.fault, p.step, Trouble::slot_twice, b, slot);
-    if (!good && (slot < 0 || slot >= count)) report(p.fault, p.step, Trouble::slot_range, b, slot, count);
-    fits &= good;
-  }
-  return __syncthreads_and(fits);
-}
-__device__ inline int64_t state_row(const ScanProblem& p, int64_t b, bool fits) {
-  return !p.slots.data ? b : fits ? static_cast<const int32_t*>(p.slots.data)[b * p.slots.stride[0]] : -1;
 }
 
 template <int kBytes>
@@ -523,12 +493,11 @@ void launch_states(const ScanProblem& p, const Launch& on) {
     return ceil_div(p.batch * p.groups * ceil_div(p.d, channels), on.card.multiprocessors) * step;
   };
   const int64_t small = cost(Small::channels, 5), medium = cost(Medium::channels, 12),
-                large = cost(Large::channels, 15);
-  if (small < std::min(medium, large))
-    launch_tile<Small>(p, on);
-  else
-    medium <= large || shared_bytes<Large>(p) > on.card.shared_bytes ? launch_tile<Medium>(p, on)
-                                                                     : launch_tile<Large>(p, on);
+                large = cost(Large::channels, 15), bulk = cost(kBulkChannels, 8);
+  if (small < std::min(medium, large)) return launch_tile<Small>(p, on);
+  if (bulk < std::min(medium, large) && scan_is_bulk(p, on.card)) return launch_scan_bulk(p, on);
+  medium <= large || shared_bytes<Large>(p) > on.card.shared_bytes ? launch_tile<Medium>(p, on)
+                                                                   : launch_tile<Large>(p, on);
 }
 
 }  // namespace

@@ -21,9 +21,9 @@ inline EncodeTiled encode_tiled() {
   return encode;
 }
 
-// A tensor of 16-bit elements, innermost dimension first and contiguous, strides of the others in elements; zeros beyond it.
-template <class T, int kRank>
-CUtensorMap tensor_map(const void* data, const int64_t (&size)[kRank], const int64_t (&stride)[kRank - 1],
+// A tensor of floats, innermost dimension first and contiguous, strides of the others in elements; zeros beyond it.
+template <int kRank>
+CUtensorMap tensor_map(const void* data, Dtype dtype, const int64_t (&size)[kRank], const int64_t (&stride)[kRank - 1],
                        const int (&box)[kRank], CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   CUtensorMap map;
   cuuint64_t sizes[kRank], strides[kRank - 1];
@@ -33,12 +33,14 @@ CUtensorMap tensor_map(const void* data, const int64_t (&size)[kRank], const int
     boxes[i] = static_cast<cuuint32_t>(box[i]);
     steps[i] = 1;
     // The stride of a dimension of one may be anything, but the engine wants multiples of 16 bytes.
-    if (i > 0) strides[i - 1] = size[i] > 1 ? static_cast<cuuint64_t>(stride[i - 1]) * sizeof(T) : 16;
+    if (i > 0) strides[i - 1] = size[i] > 1 ? static_cast<cuuint64_t>(stride[i - 1] * dtype_bytes(dtype)) : 16;
   }
-  const CUresult status = encode_tiled()(
-      &map, dtype_of<T> == Dtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, kRank,
-      const_cast<void*>(data), sizes, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUtensorMapDataType type = dtype == Dtype::f32    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                   : dtype == Dtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                          : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult status = encode_tiled()(&map, type, kRank, const_cast<void*>(data), sizes, strides, boxes, steps,
+                                         CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw Error("ERR_CUDA", text("cuTensorMapEncodeTiled: error ", static_cast<int>(status), " for ", size[1],
                                  " rows of ", size[0]));
