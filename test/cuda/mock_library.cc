@@ -1,8 +1,16 @@
 // Stands in for the CUDA library: a "GPU" in the process's own memory that computes nothing and fails where
 //   MOCK_LIBRARY_FAILS   version | start | alloc | run
-// says. Memory is the host's, but is not told to be: data goes through write() and read() as it would for a GPU.
+// says, and at the call that a file of four 32-bit numbers says, MOCK_LIBRARY_CONTROL:
+//   fail at this call (1: the next; 0: none), also at all later ones if not 0, calls made, things alive
+// The first two are the test's to write, the others this library's. Memory is the host's, but is not told to be: data goes
+// through write() and read() as it would for a GPU.
 #include "../../cuda/library.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -16,11 +24,35 @@ bool fails(const char* where) {
   return told && std::string(told) == where;
 }
 
+struct Control {
+  std::atomic<int32_t> at{0}, later{0}, calls{0}, alive{0};
+};
+
+Control& control() {
+  static Control* const shared = [] {
+    const char* path = std::getenv("MOCK_LIBRARY_CONTROL");
+    const int file = path ? open(path, O_RDWR) : -1;
+    void* memory = file < 0 ? MAP_FAILED : mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (file >= 0) close(file);
+    return memory == MAP_FAILED ? new Control : static_cast<Control*>(memory);
+  }();
+  return *shared;
+}
+
+// Counts a call; false after noting the failure when it is one that has to fail.
+bool goes(const char* what, vlm::Failure& failure) {
+  Control& c = control();
+  const int32_t call = ++c.calls, at = c.at;
+  if (at == 0 || call < at || (call > at && !c.later)) return true;
+  failure.set("ERR_CUDA", what);
+  return false;
+}
+
 class Mock final : public vlm::Backend {
  public:
   bool start(vlm::Failure& failure) override {
     if (fails("start")) failure.set("ERR_CUDA", "cudaSetDevice: cudaErrorDevicesUnavailable, the GPU is busy");
-    return !failure.code[0];
+    return !failure.code[0] && goes("cudaStreamCreate failed", failure);
   }
   void* alloc(size_t bytes, vlm::Failure& failure) override {
     // The probe and small buffers fit; weights don't.
@@ -28,9 +60,14 @@ class Mock final : public vlm::Backend {
       failure.set("ERR_OUT_OF_MEMORY", "the GPU has 3 of its 16384 MiB left, and 12 MiB more were asked for");
       return nullptr;
     }
+    if (!goes("cudaMalloc failed", failure)) return nullptr;
+    control().alive++;
     return std::calloc(1, bytes ? bytes : 1);
   }
-  void free(void* memory, size_t) override { std::free(memory); }
+  void free(void* memory, size_t) override {
+    control().alive--;
+    std::free(memory);
+  }
   std::byte* host_address(void*) override { return nullptr; }
   bool write(void* to, const void* host, size_t bytes, vlm::Failure& failure) override {
     return move(to, host, bytes, failure);
@@ -42,17 +79,23 @@ class Mock final : public vlm::Backend {
     return move(to, from, bytes, failure);
   }
   bool fill(void* memory, int byte, size_t bytes, vlm::Failure& failure) override {
+    if (!goes("cudaMemsetAsync failed", failure)) return false;
     if (bytes) std::memset(memory, byte, bytes);
     return alive(failure);
   }
   void* compile(std::span<const vlm::Step>, std::span<const vlm::Port>, std::span<const vlm::Port>, vlm::Port,
                 vlm::Failure& failure) override {
-    return alive(failure) ? new int : nullptr;
+    if (!alive(failure) || !goes("cudaGraphInstantiate failed", failure)) return nullptr;
+    control().alive++;
+    return new int;
   }
-  void destroy(void* executable) override { delete static_cast<int*>(executable); }
+  void destroy(void* executable) override {
+    control().alive--;
+    delete static_cast<int*>(executable);
+  }
   bool run(void*, const void* const*, void* const*, const std::atomic<bool>&, double*, vlm::Failure& failure) override {
     lost_ = lost_ || fails("run");
-    return alive(failure);
+    return alive(failure) && goes("cudaGraphLaunch failed", failure);
   }
 
  private:
@@ -61,6 +104,7 @@ class Mock final : public vlm::Backend {
     return !lost_;
   }
   bool move(void* to, const void* from, size_t bytes, vlm::Failure& failure) {
+    if (!goes("cudaMemcpyAsync failed", failure)) return false;
     if (bytes) std::memcpy(to, from, bytes);
     return alive(failure);
   }

@@ -1,34 +1,21 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath, pathToFileURL } from 'node:url';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import * as assert from 'uvu/assert';
 import { suite } from '../kit.ts';
+import { buildMocks, type Mocks, root } from './mocks.ts';
 
-const here = dirname(fileURLToPath(import.meta.url));
-const root = join(here, '..', '..');
-const scratch = mkdtempSync(join(tmpdir(), 'vl-mamba-mock-'));
-const driver = join(scratch, 'driver');
-const nothing = join(scratch, 'nothing');
-const library = join(scratch, 'libmock.so');
 const test = suite('which device');
 const linux = process.platform === 'linux';
 // On a machine with a GPU the mock would stand in front of the real driver, which sharp and others may want.
 const add = linux ? test : test.skip;
 
+let mocks: Mocks;
 test.before(() => {
-  if (!linux) return;
-  mkdirSync(driver);
-  // In front of a driver that this machine may have.
-  mkdirSync(nothing);
-  writeFileSync(join(nothing, 'libcuda.so.1'), '');
-  const compile = (...args: string[]) =>
-    execFileSync(process.env.CXX ?? 'c++', ['-std=c++20', '-O1', '-shared', '-fPIC', ...args], { stdio: 'inherit' });
-  compile(join(here, 'mock_driver.cc'), '-o', join(driver, 'libcuda.so.1'));
-  compile(join(here, 'mock_library.cc'), '-I', join(root, 'native'), '-o', library);
+  if (linux) mocks = buildMocks();
 });
-test.after(() => rmSync(scratch, { recursive: true }));
+test.after(() => mocks && rmSync(mocks.scratch, { recursive: true }));
 
 interface Outcome {
   devices: { name: string; available: boolean; description: string; computeCapability?: string }[];
@@ -57,11 +44,15 @@ function ask(env: Record<string, string>, device = 'auto', then = '', more: obje
   const output = execFileSync(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', script], {
     cwd: root,
     encoding: 'utf8',
-    env: { ...process.env, LD_LIBRARY_PATH: driver, ...env },
+    env: { ...process.env, LD_LIBRARY_PATH: mocks.driver, ...env },
   });
   return JSON.parse(output.trim().split('\n').at(-1)!) as Outcome;
 }
-const mocked = (env: Record<string, string>) => ({ MOCK_DRIVER_CARDS: H200, VL_MAMBA_CUDA_LIBRARY: library, ...env });
+const mocked = (env: Record<string, string>) => ({
+  MOCK_DRIVER_CARDS: H200,
+  VL_MAMBA_CUDA_LIBRARY: mocks.library,
+  ...env,
+});
 
 /** The CPU is taken, and the reason is said by devices() and by the error for whoever insists. */
 function refused(env: Record<string, string>, reason: RegExp, device = 'cuda'): void {
@@ -75,7 +66,7 @@ function refused(env: Record<string, string>, reason: RegExp, device = 'cuda'): 
   assert.match(ran, /use device 'cpu' or 'auto'$/);
 }
 
-add('no driver', () => refused({ LD_LIBRARY_PATH: nothing }, /no NVIDIA driver is installed|can't be loaded/));
+add('no driver', () => refused({ LD_LIBRARY_PATH: mocks.nothing }, /no NVIDIA driver is installed|can't be loaded/));
 add('a driver that is too old', () =>
   refused(mocked({ MOCK_DRIVER_VERSION: '12080' }), /knows CUDA 12\.8, and 13\.0 or later is needed: update it to 580/),
 );
@@ -89,7 +80,7 @@ add('a driver that was updated under its kernel module', () =>
 add('a driver that does not start', () => refused(mocked({ MOCK_DRIVER_INIT: '999' }), /cuInit returned 999/));
 add('no library of ours', () =>
   refused(
-    mocked({ VL_MAMBA_CUDA_LIBRARY: join(scratch, 'none.so') }),
+    mocked({ VL_MAMBA_CUDA_LIBRARY: join(mocks.scratch, 'none.so') }),
     /CUDA library of vl-mamba can't be loaded.*none\.so/,
   ),
 );
