@@ -192,9 +192,14 @@ class Cuda final : public Backend {
 
   void* compile(std::span<const Step> steps, std::span<const Port> inputs, std::span<const Port> outputs, Port arena,
                 Failure& failure) override {
-    std::unique_ptr<Executable> made;
+    Executable* made = nullptr;
     const bool fine = guarded(failure, [&] {
-      made = std::make_unique<Executable>(steps, inputs, outputs);
+      auto owned = std::make_unique<Executable>(steps, inputs, outputs);
+      {
+        std::lock_guard lock(lock_);
+        executables_.insert(owned.get());
+      }
+      made = owned.release();
       for (size_t s = 0; s < steps.size(); s++) {
         failure.step = static_cast<int>(s);
         made->workspace = std::max(made->workspace, kOps[steps[s].op].workspace(steps[s], card_));
@@ -202,12 +207,10 @@ class Cuda final : public Backend {
       failure.step = -1;
       fuse(*made, outputs, arena);
       if (graphs_) prepare(*made);
-      std::lock_guard lock(lock_);
-      executables_.insert(made.get());
     });
-    if (!fine && made)
-      for (const Fused& fused : made->fused) free(fused.memory, 0);
-    return fine ? made.release() : nullptr;
+    if (fine) return made;
+    if (made) destroy(made);
+    return nullptr;
   }
 
   bool run(void* executable, const void* const* inputs, void* const* outputs, const std::atomic<bool>& cancel,

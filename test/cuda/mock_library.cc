@@ -1,21 +1,15 @@
 // Stands in for the CUDA library: a "GPU" in the process's own memory that computes nothing and fails where
 //   MOCK_LIBRARY_FAILS   version | start | alloc | run
-// says, and at the call that a file of four 32-bit numbers says, MOCK_LIBRARY_CONTROL:
-//   fail at this call (1: the next; 0: none), also at all later ones if not 0, calls made, things alive
-// The first two are the test's to write, the others this library's. Memory is the host's, but is not told to be: data goes
-// through write() and read() as it would for a GPU.
+// says, and at the calls that mock_control.h is told. Memory is the host's, but is not told to be: data goes through write()
+// and read() as it would for a GPU.
 #include "../../cuda/library.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "backend.h"
+#include "mock_control.h"
 
 namespace {
 
@@ -24,26 +18,9 @@ bool fails(const char* where) {
   return told && std::string(told) == where;
 }
 
-struct Control {
-  std::atomic<int32_t> at{0}, later{0}, calls{0}, alive{0};
-};
-
-Control& control() {
-  static Control* const shared = [] {
-    const char* path = std::getenv("MOCK_LIBRARY_CONTROL");
-    const int file = path ? open(path, O_RDWR) : -1;
-    void* memory = file < 0 ? MAP_FAILED : mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (file >= 0) close(file);
-    return memory == MAP_FAILED ? new Control : static_cast<Control*>(memory);
-  }();
-  return *shared;
-}
-
 // Counts a call; false after noting the failure when it is one that has to fail.
 bool goes(const char* what, vlm::Failure& failure) {
-  Control& c = control();
-  const int32_t call = ++c.calls, at = c.at;
-  if (at == 0 || call < at || (call > at && !c.later)) return true;
+  if (::goes()) return true;
   failure.set("ERR_CUDA", what);
   return false;
 }
