@@ -52,14 +52,13 @@ test('reads a single file', async () => {
 });
 
 test('reads an index and its shards, and leaves no file open', async () => {
-  const before = openFiles();
   const path = folder({ ...shards, [INDEX]: index(map, { total_size: 24 }) });
   const { tensors, warnings } = await openCheckpoint(path);
   assert.equal([...tensors.keys()].sort(), ['x', 'y', 'z']);
   assert.is(tensors.get('y')!.file, tensors.get('x')!.file);
   assert.is(tensors.get('z')!.file.path, join(path, 'b.safetensors'));
   assert.equal(warnings, []);
-  assert.is(openFiles(), before);
+  assert.equal(openFiles(path), []);
 });
 
 test('ST-98: the index wins over a single file, with a warning', async () => {

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { VLMambaError } from '../../lib/errors.ts';
@@ -41,13 +41,20 @@ export async function failure(action: () => unknown): Promise<VLMambaError> {
   throw new Error('expected an error, there was none');
 }
 
-/** Open files of this process, or undefined where the system does not say. */
-export function openFiles(): number | undefined {
-  try {
-    return readdirSync('/proc/self/fd').length;
-  } catch {
-    return undefined;
-  }
+/** What this process has open under a folder, as far as the system says. The loader of the tests opens and closes others. */
+export function openFiles(folder: string): string[] {
+  const open = (descriptor: string): string[] => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${descriptor}`)];
+    } catch {
+      return [];
+    }
+  };
+  return existsSync('/proc/self/fd')
+    ? readdirSync('/proc/self/fd')
+        .flatMap(open)
+        .filter((path) => path.startsWith(folder))
+    : [];
 }
 
 /** Numbers from 0 to 1 that are the same in every run (a 32-bit linear congruential generator). */
