@@ -45,16 +45,7 @@ struct Quants {
     for (int u = 0; u < 4; u++) {
       uint32_t pairs[2][4] = {};
 #pragma unroll
-      for (int r = 0; r < R; r++) {
-        const uint4& piece = w[r][Int4 ? 0 : u / 2];
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          uint32_t word = i ? (u % 2 ? piece.w : piece.y) : (u % 2 ? piece.z : piece.x);
-          if (Int4 && u / 2) word >>= 4;
-          pairs[r][2 * i] = Int4 ? grid[r][u / 2](spread<0>(word)) : int8_pair(spread<0>(word));
-          pairs[r][2 * i + 1] = Int4 ? grid[r][u / 2](spread<1>(word)) : int8_pair(spread<1>(word));
-        }
-      }
+      for (int r = 0; r < R; r++) unpack<Int4>(w[r][Int4 ? 0 : u / 2], grid[r], u, pairs[r]);
       const uint4 a = *reinterpret_cast<const uint4*>(x + u / 2 * 128 + q * 32 + u % 2 * 16);
       mma<bf16>(block, pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], a.x, a.y);
       mma<bf16>(block, pairs[0][2], pairs[1][2], pairs[0][3], pairs[1][3], a.z, a.w);

@@ -169,16 +169,7 @@ struct Sums<Quants<Int4>, H, 2> {
     for (int u = 0; u < Quants<Int4>::kUnits; u++) {
       uint32_t pairs[2][4];
 #pragma unroll
-      for (int r = 0; r < 2; r++) {
-        const uint4& piece = w[r][Int4 ? 0 : u / 2];
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          uint32_t word = i ? (u % 2 ? piece.w : piece.y) : (u % 2 ? piece.z : piece.x);
-          if (Int4 && u / 2) word >>= 4;
-          pairs[r][2 * i] = Int4 ? grid[r][u / 2](spread<0>(word)) : int8_pair(spread<0>(word));
-          pairs[r][2 * i + 1] = Int4 ? grid[r][u / 2](spread<1>(word)) : int8_pair(spread<1>(word));
-        }
-      }
+      for (int r = 0; r < 2; r++) unpack<Int4>(w[r][Int4 ? 0 : u / 2], grid[r], u, pairs[r]);
 #pragma unroll
       for (int h = 0; h < H; h++) {
         const uint4 x = xs[(u * rows + ((8 * h + g) & (rows - 1))) * 4 + q];

@@ -55,4 +55,16 @@ __device__ __forceinline__ void read_grids(uint2 block, int q, GridPair (&grid)[
   grid[1] = {__byte_perm(large, 0, 0x3232), __byte_perm(offsets, 0, 0x3232)};
 }
 
+// Unit u of 4 of a block, as a thread of four has it: the words of its piece of weights that it is in, as pairs for an mma.
+template <bool Int4>
+__device__ __forceinline__ void unpack(const uint4& piece, const GridPair (&grid)[2], int u, uint32_t (&pairs)[4]) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    uint32_t word = i ? (u % 2 ? piece.w : piece.y) : (u % 2 ? piece.z : piece.x);
+    if (Int4 && u / 2) word >>= 4;
+    pairs[2 * i] = Int4 ? grid[u / 2](spread<0>(word)) : int8_pair(spread<0>(word));
+    pairs[2 * i + 1] = Int4 ? grid[u / 2](spread<1>(word)) : int8_pair(spread<1>(word));
+  }
+}
+
 }  // namespace vlm::cuda
